@@ -1,0 +1,1 @@
+//! Wiring: rooms into running processes.

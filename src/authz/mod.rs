@@ -1,0 +1,1 @@
+//! May this connection or request pass? Pure.

@@ -1,0 +1,1 @@
+//! What is legal but surely wrong in a mesh.

@@ -1,0 +1,1 @@
+//! Sources of configuration; each decodes to the model and stops.

@@ -1,0 +1,1 @@
+//! The bookinfo mesh in one process.

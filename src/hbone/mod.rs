@@ -1,0 +1,1 @@
+//! The tunnel protocol: HTTP/2 CONNECT over mutual TLS.

@@ -1,0 +1,1 @@
+//! One Tower layer per file.

@@ -1,0 +1,1 @@
+//! How a process starts and ends: readiness, drain, signals.

@@ -1,0 +1,1 @@
+//! From changes to one consistent, compiled snapshot.

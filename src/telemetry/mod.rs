@@ -1,0 +1,1 @@
+//! What happened: metric handles, the access log, log set-up, response flags.

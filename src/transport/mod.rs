@@ -1,0 +1,1 @@
+//! Bytes: sockets, TLS with SPIFFE identities, copying.

@@ -1,0 +1,1 @@
+//! The waypoint: HBONE in, the stack, HBONE out.
