@@ -1,1 +1,24 @@
 //! From changes to one consistent, compiled snapshot.
+//!
+//! `Change`s of all sources meet in the [`Store`], the only writer. It keeps the desired
+//! [`Mesh`](crate::model::Mesh), compiles it into a snapshot with everything expensive done, and
+//! publishes it whole. Readers never lock and never see half a change.
+
+mod change;
+mod directory;
+mod endpoints;
+mod node;
+mod plan;
+mod store;
+mod waypoint;
+
+pub use change::Change;
+pub use directory::Directory;
+pub use endpoints::{EndpointSet, Hop, InFlight, Upstream, UpstreamEndpoint, Upstreams};
+pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, WaypointRoute};
+pub use plan::{BackendPlan, Backends, CompiledRules, Destination, DestinationKind, RetryPlan, RulePlan};
+pub use store::{Compile, Published, SnapshotHandle, Store};
+pub use waypoint::{Admission, WaypointCompiler, WaypointSnapshot};
+
+#[cfg(test)]
+mod tests;

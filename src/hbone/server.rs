@@ -1,0 +1,170 @@
+//! The accepting side: one HTTP/2 connection as a sequence of CONNECTs.
+
+use super::{Config, ConnectTarget, TargetError, TunnelIo, headers, keepalive};
+use crate::runtime::DrainWatch;
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+/// One CONNECT, not yet answered. Dropping it resets the stream.
+#[derive(Debug)]
+pub struct Connect {
+    method: Method,
+    authority: String,
+    headers: HeaderMap,
+    recv: RecvStream,
+    respond: SendResponse<Bytes>,
+}
+
+impl Connect {
+    /// Where it wants to go; `None` when the method is not CONNECT, which is answered with 400.
+    ///
+    /// # Errors
+    /// When the authority names no target, which is answered with 400.
+    pub fn target(&self) -> Option<Result<ConnectTarget, TargetError>> {
+        (self.method == Method::CONNECT).then(|| ConnectTarget::parse(&self.authority))
+    }
+
+    /// The authority as sent, for logs.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The request headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Answers with an error: headers only, with END_STREAM.
+    pub fn refuse(mut self, status: StatusCode) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        // A peer that has gone away needs no answer.
+        let _ = self.respond.send_response(response, true);
+    }
+
+    /// Answers 200, with the baggage of the destination if given, and yields the byte stream.
+    ///
+    /// # Errors
+    /// When the peer has reset the stream meanwhile.
+    pub fn accept(mut self, baggage: Option<&HeaderValue>) -> Result<TunnelIo, h2::Error> {
+        let mut response = Response::new(());
+        headers::answer(response.headers_mut(), baggage);
+        let send = self.respond.send_response(response, false)?;
+        Ok(TunnelIo::new(send, self.recv, None))
+    }
+}
+
+/// How a tunnel came to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerEnd {
+    /// The HTTP/2 handshake took too long.
+    #[error("http/2 handshake timed out")]
+    HandshakeTimeout,
+    /// The peer broke the protocol, or the connection broke.
+    #[error("http/2 error")]
+    H2(#[source] h2::Error),
+    /// Pings went unanswered.
+    #[error("peer did not answer pings")]
+    PingTimeout,
+    /// The drain deadline passed.
+    #[error("closed by drain deadline")]
+    Forced,
+}
+
+/// Serves one tunnel until it ends: hands each CONNECT to `on_connect`, which must not block.
+///
+/// Sends GOAWAY when `drain` is signalled, when no CONNECT comes in time, and when the tunnel has
+/// been idle for long; open streams go on. Not cancel safe: dropping it cuts all streams.
+///
+/// # Errors
+/// See [`ServerEnd`]; an orderly end is `Ok`.
+pub async fn serve<IO>(io: IO, config: &Config, drain: DrainWatch, mut on_connect: impl FnMut(Connect)) -> Result<(), ServerEnd>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = builder(config).handshake::<_, Bytes>(io);
+    let mut connection = match tokio::time::timeout(config.handshake_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(e)) => return Err(ServerEnd::H2(e)),
+        Err(_) => return Err(ServerEnd::HandshakeTimeout),
+    };
+    let ping_pong = connection.ping_pong().expect("taken once");
+    let lost = keepalive::lost(ping_pong, config);
+    let signaled = drain.signaled();
+    let forced = drain.forced();
+    tokio::pin!(lost, signaled, forced);
+    let mut closing = false;
+    let quiet = tokio::time::sleep(config.first_connect_timeout);
+    tokio::pin!(quiet);
+    loop {
+        tokio::select! {
+            biased;
+            next = connection.accept() => match next {
+                Some(Ok((request, respond))) => on_connect(connect(request, respond)),
+                Some(Err(e)) if is_ordinary_end(&e) => return Ok(()),
+                Some(Err(e)) => return Err(ServerEnd::H2(e)),
+                None => return Ok(()),
+            },
+            () = &mut signaled, if !closing => {
+                closing = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut forced => {
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                flush(&mut connection).await;
+                return Err(ServerEnd::Forced);
+            }
+            () = &mut lost => {
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                flush(&mut connection).await;
+                return Err(ServerEnd::PingTimeout);
+            }
+            () = &mut quiet, if !closing => {
+                if connection.has_streams() {
+                    quiet.as_mut().reset(Instant::now() + config.idle_timeout);
+                } else {
+                    closing = true;
+                    connection.graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Lets a GOAWAY reach the wire before the socket closes.
+async fn flush<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut h2::server::Connection<IO, Bytes>) {
+    let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    let _ = tokio::time::timeout(Duration::from_millis(100), closed).await;
+}
+
+/// Peers close tunnels without ceremony; that is no error worth a log line.
+fn is_ordinary_end(e: &h2::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
+    e.get_io().is_some_and(|io| matches!(io.kind(), BrokenPipe | ConnectionReset | NotConnected | UnexpectedEof))
+        || (e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+fn connect(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Connect {
+    let (parts, recv) = request.into_parts();
+    let authority = parts.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
+    Connect { method: parts.method, authority, headers: parts.headers, recv, respond }
+}
+
+fn builder(config: &Config) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.max_frame_size)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_header_list_size(config.max_header_list_size)
+        .max_send_buffer_size(config.server_send_buffer)
+        .max_pending_accept_reset_streams(config.max_pending_resets);
+    builder
+}

@@ -1,0 +1,175 @@
+//! One spelling of the path, headers that belong to this hop removed, forged identities replaced:
+//! `Inbound -> Clean`, or 400.
+
+use super::{
+    Error,
+    gate::{Gate, always_ready},
+    stage::{Clean, Failure, Inbound, Outcome, Reply},
+};
+use crate::route::normalize::{PathNormalization, normalize};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    uri::PathAndQuery,
+};
+use std::borrow::Cow;
+use tower::Service;
+
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `x-request-id`
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Cleans requests on the way in and responses on the way out.
+#[derive(Debug, Clone)]
+pub struct Sanitize<S> {
+    inner: S,
+    paths: PathNormalization,
+}
+
+impl<S> Sanitize<S> {
+    /// Normalises paths this way.
+    pub fn new(inner: S, paths: PathNormalization) -> Self {
+        Self { inner, paths }
+    }
+}
+
+impl<S> Service<Inbound> for Sanitize<S>
+where
+    S: Service<Clean, Response = Reply, Error = Failure>,
+{
+    type Response = Reply;
+    type Error = Failure;
+    type Future = Gate<S::Future>;
+
+    always_ready!();
+
+    fn call(&mut self, Inbound { mut request, context }: Inbound) -> Self::Future {
+        match clean(&mut request, &context.tunnel.client_cert, self.paths) {
+            Ok(()) => Gate::Pass { inner: self.inner.call(Clean { request, context }) },
+            Err(error) => Gate::refuse(error, Outcome::default()),
+        }
+    }
+}
+
+fn clean<B>(request: &mut Request<B>, client_cert: &HeaderValue, paths: PathNormalization) -> Result<(), Error> {
+    if *request.method() == Method::CONNECT {
+        return Err(Error::BadRequest("CONNECT inside a tunnel is not supported"));
+    }
+    clean_target(request, paths)?;
+    let is_upgrade = request.version() == Version::HTTP_11 && is_upgrade(request.headers());
+    if request.headers().get(EXPECT).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Error::BadRequest("unknown expectation"));
+    }
+    let headers = request.headers_mut();
+    remove_hop_by_hop(headers, is_upgrade);
+    headers.insert(CLIENT_CERT, client_cert.clone());
+    headers.entry(FORWARDED_PROTO).or_insert(const { HeaderValue::from_static("http") });
+    if !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, request_id());
+    }
+    Ok(())
+}
+
+/// Host and target: the authority of an absolute target replaces Host (RFC 9112, 3.2.2); exactly
+/// one Host; the path in the one form that policy, routes and the workload all see.
+fn clean_target<B>(request: &mut Request<B>, paths: PathNormalization) -> Result<(), Error> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next().cloned();
+    if hosts.next().is_some() {
+        return Err(Error::BadRequest("more than one host header"));
+    }
+    let is_http1 = request.version() <= Version::HTTP_11;
+    if let Some(authority) = request.uri().authority() {
+        if authority.as_str().contains('@') {
+            return Err(Error::BadRequest("user information in the authority"));
+        }
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Error::BadRequest("authority is not valid"))?;
+        if !is_http1 && host.is_some_and(|h| !h.as_bytes().eq_ignore_ascii_case(value.as_bytes())) {
+            // RFC 9113, 8.3.1: a Host that differs from :authority makes the request malformed.
+            return Err(Error::BadRequest("host differs from authority"));
+        }
+        request.headers_mut().insert(HOST, value);
+    } else if host.is_none() && request.version() == Version::HTTP_11 {
+        // RFC 9112, 3.2
+        return Err(Error::BadRequest("no host"));
+    }
+    let asterisk = *request.method() == Method::OPTIONS && request.uri().path() == "*";
+    let path = match request.uri().path() {
+        path if asterisk => Cow::Borrowed(path),
+        path => normalize(path, paths).map_err(|_| Error::BadRequest("path is not valid"))?,
+    };
+    let is_changed = matches!(path, Cow::Owned(_));
+    if !is_changed && request.uri().authority().is_none() {
+        return Ok(());
+    }
+    let target = match request.uri().query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(&*path),
+    };
+    let target = target.map_err(|_| Error::BadRequest("path is not valid"))?;
+    // Only origin-form goes on; the authority is in Host now.
+    *request.uri_mut() = Uri::from(target);
+    Ok(())
+}
+
+/// RFC 9110, 7.8: an upgrade needs both `Upgrade` and its name in `Connection`.
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE) && tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).filter(|t| !t.is_empty())
+}
+
+/// RFC 9110, 7.6.1: what belongs to one hop stays there. `TE: trailers` is kept, as gRPC needs it.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|t| t.parse().ok()).collect();
+        for name in named {
+            // A client must not be able to strip what policy or identity rests on.
+            let is_protected = matches!(name, HOST | UPGRADE | TE | TRAILER) || name == CLIENT_CERT || name == FORWARDED_PROTO;
+            if !is_protected && name.as_str() != "content-length" && name.as_str() != "x-forwarded-for" {
+                headers.remove(name);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    let wants_trailers = headers.contains_key(TE) && tokens(headers, &TE).any(|t| t.eq_ignore_ascii_case("trailers"));
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if keep_upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+/// A random UUID, version 4.
+fn request_id() -> HeaderValue {
+    let random = fastrand::u128(..);
+    let id = (random & !(0xf << 76) & !(0b11 << 62)) | (4 << 76) | (0b10 << 62);
+    let text = format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", id >> 96, id >> 80 & 0xffff, id >> 64 & 0xffff, id >> 48 & 0xffff, id & 0xffff_ffff_ffff);
+    HeaderValue::try_from(text).expect("hexadecimal digits and dashes")
+}
+
+/// The same for a response; a 101 keeps what makes it an upgrade.
+pub(super) fn remove_hop_by_hop_of_response<B>(response: &mut http::Response<B>) {
+    let is_upgrade = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+    let asks_to_close = tokens(response.headers(), &CONNECTION).any(|t| t.eq_ignore_ascii_case("close"));
+    remove_hop_by_hop(response.headers_mut(), is_upgrade);
+    // Only our own answers ask to close the client's connection (see `respond`); a workload's was about its own.
+    if asks_to_close && response.extensions().get::<CloseAfter>().is_some() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// Marks an answer of ours after which the client's connection is not worth keeping.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CloseAfter;

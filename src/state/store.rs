@@ -1,0 +1,114 @@
+//! The single writer, and the handle through which everyone reads.
+
+use super::Change;
+use crate::model::Mesh;
+use arc_swap::ArcSwap;
+use std::{fmt, sync::Arc};
+use tokio::sync::watch;
+
+/// Turns the desired mesh into what one mode reads.
+pub trait Compile: Send + 'static {
+    /// The compiled form.
+    type Snapshot: Send + Sync + 'static;
+
+    /// Compiles the whole mesh, reusing whatever did not change since the last call. Must not
+    /// fail: what cannot be compiled is left out, and a policy that cannot be denies its scope.
+    fn compile(&mut self, mesh: &Mesh, version: u64) -> Self::Snapshot;
+}
+
+/// The desired mesh and its compiler. One task owns it.
+pub struct Store<C: Compile> {
+    mesh: Mesh,
+    compiler: C,
+    version: u64,
+    handle: SnapshotHandle<C::Snapshot>,
+    published: watch::Sender<u64>,
+}
+
+impl<C: Compile> fmt::Debug for Store<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl<C: Compile> Store<C> {
+    /// A store over an empty mesh, with its snapshot published as version 0.
+    pub fn new(mut compiler: C) -> Self {
+        let mesh = Mesh::default();
+        let snapshot = compiler.compile(&mesh, 0);
+        let (published, version) = watch::channel(0);
+        let handle = SnapshotHandle { current: Arc::new(ArcSwap::from_pointee(snapshot)), version };
+        Self { mesh, compiler, version: 0, handle, published }
+    }
+
+    /// Applies a batch and publishes one new snapshot; an empty batch publishes nothing.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> u64 {
+        let mut any = false;
+        for change in changes {
+            any = true;
+            match change {
+                Change::Upsert(resource) => self.mesh.upsert(resource),
+                Change::Remove(key) => self.mesh.remove(&key),
+            }
+        }
+        if any {
+            self.version += 1;
+            let snapshot = self.compiler.compile(&self.mesh, self.version);
+            self.handle.current.store(Arc::new(snapshot));
+            self.published.send_replace(self.version);
+        }
+        self.version
+    }
+
+    /// A handle to read by.
+    pub fn handle(&self) -> SnapshotHandle<C::Snapshot> {
+        self.handle.clone()
+    }
+}
+
+/// Reads the current snapshot. Clones share it.
+pub struct SnapshotHandle<S> {
+    current: Arc<ArcSwap<S>>,
+    version: watch::Receiver<u64>,
+}
+
+impl<S> Clone for SnapshotHandle<S> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone(), version: self.version.clone() }
+    }
+}
+
+impl<S> fmt::Debug for SnapshotHandle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotHandle").field("version", &*self.version.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl<S> SnapshotHandle<S> {
+    /// The snapshot now in force. Take it once per request: one request sees one world.
+    pub fn load(&self) -> Arc<S> {
+        self.current.load_full()
+    }
+
+    /// Tells when a newer snapshot is published.
+    pub fn published(&self) -> Published {
+        Published(self.version.clone())
+    }
+}
+
+/// Waits for snapshots.
+#[derive(Debug, Clone)]
+pub struct Published(watch::Receiver<u64>);
+
+impl Published {
+    /// The version now in force.
+    pub fn version(&self) -> u64 {
+        *self.0.borrow()
+    }
+
+    /// Resolves at the next version that was not seen yet; `false` once the store is gone. Cancel
+    /// safe.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
