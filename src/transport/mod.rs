@@ -1,1 +1,15 @@
-//! Bytes: sockets, TLS with SPIFFE identities, copying.
+//! Bytes: how connections are accepted, opened, secured, copied.
+//!
+//! Knows addresses, sockets, TLS with SPIFFE identities. Does not know HBONE, HTTP, nor where
+//! certificates come from ([`tls::CertSource`] is implemented in `cert`).
+
+pub mod copy;
+pub mod listener;
+pub mod rewind;
+pub mod socket;
+pub mod tls;
+
+pub use listener::Accepted;
+pub use rewind::Rewind;
+pub use socket::OriginalDst;
+pub use tls::{CertError, CertFuture, CertSource, TlsError, WorkloadCert};

@@ -1,0 +1,95 @@
+//! A stream whose first bytes were read already, to find out what is spoken on it.
+
+use bytes::{Buf, Bytes};
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Gives back `prefix` first, then what `io` reads. Writes go straight through.
+#[derive(Debug)]
+pub struct Rewind<IO> {
+    prefix: Bytes,
+    io: IO,
+}
+
+impl<IO> Rewind<IO> {
+    /// `prefix`: bytes that were read from `io`.
+    pub fn new(prefix: Bytes, io: IO) -> Self {
+        Self { prefix, io }
+    }
+
+    /// The bytes that were not read again, and the stream.
+    pub fn into_parts(self) -> (Bytes, IO) {
+        (self.prefix, self.io)
+    }
+
+    /// The stream inside.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.prefix.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let n = this.prefix.len().min(buf.remaining());
+        buf.put_slice(&this.prefix[..n]);
+        this.prefix.advance(n);
+        if this.prefix.is_empty() {
+            // Lets go of the memory behind it.
+            this.prefix = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewind<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn the_prefix_comes_first_and_only_once() {
+        let (mut far, near) = tokio::io::duplex(64);
+        far.write_all(b" world").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut rewind = Rewind::new(Bytes::from_static(b"hello"), near);
+        let mut start = [0; 3];
+        rewind.read_exact(&mut start).await.unwrap();
+        let mut rest = String::new();
+        rewind.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((&start[..], rest.as_str()), (&b"hel"[..], "lo world"));
+        rewind.write_all(b"back").await.unwrap();
+        let mut back = [0; 4];
+        far.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"back");
+    }
+}

@@ -1,0 +1,158 @@
+//! What sockets can tell and be told: original destinations, keepalive, marks, outgoing connections.
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Idle time before the first probe, and the time between probes: Istio's defaults.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(180);
+/// Probes without an answer until the connection is given up.
+const KEEPALIVE_RETRIES: u32 = 9;
+
+/// Where the client meant to go before its connection was redirected to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OriginalDst(pub SocketAddr);
+
+/// How to open a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// Limit for the TCP handshake.
+    pub timeout: Duration,
+    /// SO_MARK, by which the node's rules tell our packets from the workload's (CAP_NET_ADMIN).
+    pub mark: Option<u32>,
+    /// Speak from this address although it is not ours (IP_TRANSPARENT, CAP_NET_ADMIN). When that
+    /// is not possible, the connection is made from our own address, with a warning.
+    pub source: Option<IpAddr>,
+}
+
+impl ConnectOptions {
+    /// No mark, our own address.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, mark: None, source: None }
+    }
+}
+
+/// The destination before redirection: what conntrack remembers (SO_ORIGINAL_DST, REDIRECT rules),
+/// else the local address, which is the destination under TPROXY and without any redirection.
+///
+/// # Errors
+/// When the local address cannot be read.
+pub fn original_dst(stream: &TcpStream) -> io::Result<OriginalDst> {
+    let socket = SockRef::from(stream);
+    let remembered = socket.original_dst_v4().or_else(|_| socket.original_dst_v6());
+    let addr = match remembered.ok().and_then(|addr| addr.as_socket()) {
+        Some(addr) => addr,
+        None => stream.local_addr()?,
+    };
+    Ok(OriginalDst(canonical(addr)))
+}
+
+/// Turns keepalive on: 180 s idle, 180 s between probes, 9 probes.
+///
+/// # Errors
+/// When the socket refuses the option.
+pub fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
+    keepalive(SockRef::from(stream))
+}
+
+/// Connects within `timeout`; NODELAY and keepalive are set. Cancel safe: dropping the future
+/// closes the socket.
+///
+/// # Errors
+/// Those of connect(2), and [`io::ErrorKind::TimedOut`].
+pub async fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    connect_with(addr, ConnectOptions::new(timeout)).await
+}
+
+/// As [`connect`], with options.
+///
+/// # Errors
+/// As [`connect`], and when the mark is not permitted.
+pub async fn connect_with(addr: SocketAddr, options: ConnectOptions) -> io::Result<TcpStream> {
+    let addr = canonical(addr);
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    keepalive(SockRef::from(&socket))?;
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    // To itself no workload needs a borrowed address, and such packets would not come back to us.
+    if let Some(source) = options.source.filter(|source| *source != addr.ip())
+        && let Err(error) = borrow_source(&socket, source)
+    {
+        tracing::warn!(%source, destination = %addr, %error, "the client's address cannot be kept");
+    }
+    let connecting = TcpSocket::from_std_stream(socket.into()).connect(addr);
+    match tokio::time::timeout(options.timeout, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connect timed out")),
+    }
+}
+
+/// The address with an IPv4-mapped IPv6 address as plain IPv4.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
+        // Left alone: it may carry a scope.
+        IpAddr::V6(_) => addr,
+    }
+}
+
+fn keepalive(socket: SockRef<'_>) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_TIME).with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+fn borrow_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    match source {
+        IpAddr::V4(_) => {
+            socket.set_ip_transparent_v4(true)?;
+            socket.set_freebind_v4(true)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_ip_transparent_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::listener::{ListenOptions, accept, bind};
+
+    #[tokio::test]
+    async fn without_redirection_the_original_destination_is_the_local_address() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = connect(addr, Duration::from_secs(5)).await.unwrap();
+        let accepted = accept(&listener).await;
+        assert_eq!(original_dst(&accepted.stream).unwrap(), OriginalDst(addr));
+        assert!(client.nodelay().unwrap());
+        let socket = SockRef::from(&client);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+        assert!(SockRef::from(&accepted.stream).keepalive().is_ok_and(|on| !on), "only on request");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_of_connect() {
+        let addr = bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default()).unwrap().local_addr().unwrap();
+        assert_eq!(connect(addr, Duration::from_secs(5)).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn mapped_addresses_become_plain() {
+        let cases = [("[::ffff:10.0.0.1]:80", "10.0.0.1:80"), ("10.0.0.1:80", "10.0.0.1:80"), ("[fd00::1]:80", "[fd00::1]:80")];
+        for (from, to) in cases {
+            assert_eq!(canonical(from.parse().unwrap()), to.parse().unwrap());
+        }
+    }
+}
