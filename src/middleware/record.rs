@@ -29,7 +29,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
@@ -87,10 +87,10 @@ where
     always_ready!();
 
     fn call(&mut self, Inbound { request, context }: Inbound) -> Self::Future {
-        let received = Arc::new(AtomicU64::new(0));
-        let exchange = Box::new(Exchange::new(&request, &context, self.shared.clone(), received.clone()));
+        let progress = Arc::new(Progress::default());
+        let exchange = Box::new(Exchange::new(&request, &context, self.shared.clone(), progress.clone()));
         let idle = self.shared.body_idle;
-        let request = request.map(|body| if body.is_end_stream() { body } else { Body::boxed(Received::new(body, received, idle)) });
+        let request = request.map(|body| if body.is_end_stream() { body } else { Body::boxed(Received::new(body, progress, idle)) });
         Recording { inner: self.inner.call(Inbound { request, context }), exchange: Some(exchange) }
     }
 }
@@ -115,19 +115,27 @@ impl<F: Future<Output = Result<Reply, Infallible>>> Future for Recording<F> {
     }
 }
 
+/// How far a request has come.
+#[derive(Debug, Default)]
+struct Progress {
+    received: AtomicU64,
+    // A client may stay silent once it has an answer: a stream of events, a gRPC call in both directions.
+    answered: AtomicBool,
+}
+
 /// What is gathered about one request. Its drop writes the record.
 pub struct Exchange {
     shared: Arc<Shared>,
     context: RequestContext,
     record: HttpRecord,
     started: Instant,
-    received: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     is_grpc: bool,
     outcome: Outcome,
 }
 
 impl Exchange {
-    fn new(request: &http::Request<Body>, context: &RequestContext, shared: Arc<Shared>, received: Arc<AtomicU64>) -> Self {
+    fn new(request: &http::Request<Body>, context: &RequestContext, shared: Arc<Shared>, progress: Arc<Progress>) -> Self {
         let headers = request.headers();
         let copy = |name: HeaderName| headers.get(name).cloned();
         let mut record = HttpRecord::new(SystemTime::now(), context.tunnel.peer_address);
@@ -143,10 +151,11 @@ impl Exchange {
         // Until there is an answer, the only way to end is that the client goes away.
         record.flag = ResponseFlag::DownstreamDisconnected;
         let is_grpc = is_grpc(headers);
-        Self { shared, context: context.clone(), record, started: Instant::now(), received, is_grpc, outcome: Outcome::default() }
+        Self { shared, context: context.clone(), record, started: Instant::now(), progress, is_grpc, outcome: Outcome::default() }
     }
 
     fn answered(&mut self, status: StatusCode, headers: &HeaderMap, outcome: Outcome, error: Option<&super::Error>) {
+        self.progress.answered.store(true, Ordering::Relaxed);
         self.record.status = Some(status);
         self.record.grpc_status = grpc_status(headers);
         self.record.attempts = outcome.attempts;
@@ -224,7 +233,7 @@ impl Exchange {
 
     fn finish(&mut self) -> Option<HttpRecord> {
         let duration = self.started.elapsed();
-        let received = self.received.load(Ordering::Relaxed);
+        let received = self.progress.received.load(Ordering::Relaxed);
         self.count(duration, received);
         if !self.shared.log.wants(self.record.is_failure()) {
             return None;
@@ -321,12 +330,12 @@ impl Drop for Recorded {
 pin_project! {
     /// A request body that is counted, and refused when the client lets it idle before there is an
     /// answer.
-    struct Received { body: Body, received: Arc<AtomicU64>, limit: Duration, #[pin] idle: Option<Sleep> }
+    struct Received { body: Body, progress: Arc<Progress>, limit: Duration, #[pin] idle: Option<Sleep> }
 }
 
 impl Received {
-    fn new(body: Body, received: Arc<AtomicU64>, limit: Duration) -> Self {
-        Self { body, received, limit, idle: None }
+    fn new(body: Body, progress: Arc<Progress>, limit: Duration) -> Self {
+        Self { body, progress, limit, idle: None }
     }
 }
 
@@ -338,12 +347,13 @@ impl http_body::Body for Received {
         let mut this = self.project();
         if let Poll::Ready(frame) = Pin::new(this.body).poll_frame(cx) {
             if let Some(data) = frame.as_ref().and_then(|f| f.as_ref().ok()).and_then(|f| f.data_ref()) {
-                this.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                this.progress.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             }
             this.idle.set(None);
             return Poll::Ready(frame);
         }
-        if this.limit.is_zero() {
+        if this.limit.is_zero() || this.progress.answered.load(Ordering::Relaxed) {
+            this.idle.set(None);
             return Poll::Pending;
         }
         if this.idle.is_none() {

@@ -49,6 +49,11 @@ impl Hostname {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name, shared.
+    pub fn name(&self) -> Name {
+        self.0.clone()
+    }
 }
 
 impl fmt::Display for Hostname {

@@ -1,0 +1,43 @@
+//! THE stack: what happens to an HTTP request, in order. The step names are those of
+//! `docs/life-of-a-request.md`.
+
+use super::{Config, Forward};
+use crate::{
+    middleware::{Authorize, Balance, Filter, Inbound, Record, Recorded, Respond, Retry, Route, Sanitize, Shed, Split, Timeout},
+    telemetry::AccessLog,
+};
+use http::Response;
+use std::convert::Infallible;
+use tower::{ServiceBuilder, layer::layer_fn, util::BoxCloneSyncService};
+
+/// The whole stack as one type: nothing above it is compiled once per layer.
+pub type HttpStack = BoxCloneSyncService<Inbound, Response<Recorded>, Infallible>;
+
+/// Builds the stack. There is one for each process; what differs between requests goes with them.
+pub fn http(forward: Forward, config: &Config, log: AccessLog) -> HttpStack {
+    let (body_idle, max_requests, paths, replay_limit) = (config.request_body_idle, config.max_requests, config.paths, config.replay_limit);
+    ServiceBuilder::new()
+        .layer(layer_fn(BoxCloneSyncService::new))
+        // Reply -> Response: what happened, once
+        .layer(layer_fn(move |inner| Record::new(inner, log.clone(), body_idle)))
+        // Failure -> Reply: below may fail, above cannot
+        .layer(layer_fn(Respond))
+        // never queue
+        .layer(layer_fn(move |inner| Shed::new(inner, max_requests)))
+        // Inbound -> Clean
+        .layer(layer_fn(move |inner| Sanitize::new(inner, paths)))
+        // Clean -> Permitted
+        .layer(layer_fn(Authorize))
+        // Permitted -> Routed
+        .layer(layer_fn(Route))
+        .layer(layer_fn(Filter))
+        .layer(layer_fn(Timeout))
+        // Routed -> Selected
+        .layer(layer_fn(Split))
+        // Selected -> Attempt
+        .layer(layer_fn(move |inner| Retry::new(inner, replay_limit)))
+        // Attempt -> Dispatch
+        .layer(layer_fn(Balance))
+        // Dispatch -> Answered
+        .service(forward)
+}
