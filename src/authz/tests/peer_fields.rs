@@ -96,6 +96,8 @@ fn addresses_match_single_or_by_network() {
         ("::/0", false),
         ("::ffff:10.0.0.0/104", true),
         ("::ffff:11.0.0.0/104", false),
+        ("::ffff:10.0.0.1/128", true),
+        ("::ffff:10.0.0.0/128", false),
     ] {
         let nets = vec![net.parse().unwrap()];
         for source in ["10.0.0.1", "::ffff:10.0.0.1"] {
