@@ -178,7 +178,7 @@ pub enum PathMatch {
     Template(PathTemplate),
 }
 
-/// A path template: `{*}` is one segment that is not empty, `{**}` (last only) any remainder.
+/// A path template: `{*}` is one segment that is not empty, `{**}` any remainder; after it only text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathTemplate {
     /// The segments after the leading `/`.
