@@ -1,1 +1,24 @@
-//! Where certificates come from.
+//! Where certificates come from: files, memory, and a CA for development that writes the files.
+//!
+//! Implements [`CertSource`](crate::transport::CertSource); knows nothing of who asks.
+//!
+//! A workload's directory, whoever writes it (our own CA, cert-manager, a Kubernetes secret,
+//! Istio's agent):
+//! ```text
+//! cert-chain.pem   the leaf, then its intermediates
+//! key.pem          the leaf's private key
+//! roots.pem        one or more trust anchors; Istio's name root-cert.pem is accepted as well
+//! ```
+//! The development CA writes a tree of them: `OUT/NAMESPACE/SERVICE_ACCOUNT/`, next to
+//! `OUT/roots.pem` and `OUT/ca-key.pem`.
+
+mod ca;
+mod file;
+mod layout;
+mod memory;
+mod multi;
+
+pub use ca::{CaError, DevCa, IssuedCert};
+pub use file::{FileCertError, FileCertSource, Reload};
+pub use memory::StaticCertSource;
+pub use multi::MultiCertSource;

@@ -170,6 +170,12 @@ impl WorkloadCert {
     pub(super) fn client_config(&self) -> &ClientConfig {
         &self.client
     }
+
+    /// For a certificate that `from_der` would refuse.
+    #[cfg(test)]
+    pub(super) fn replace_configs(&mut self, client: ClientConfig, server: ServerConfig) {
+        (self.client, self.server) = (client, Arc::new(server));
+    }
 }
 
 impl fmt::Debug for WorkloadCert {

@@ -75,6 +75,17 @@ pub enum CertError {
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
 }
 
+impl CertError {
+    /// The part at fault; the chain, when it is none in particular.
+    pub fn part(&self) -> CertPart {
+        match self {
+            Self::Pem { part, .. } | Self::X509 { part, .. } | Self::Empty(part) => *part,
+            Self::Key(_) | Self::KeyMismatch => CertPart::Key,
+            Self::NoIdentity | Self::Chain { .. } | Self::Expired { .. } | Self::Unknown(_) | Self::Unavailable(_) => CertPart::Chain,
+        }
+    }
+}
+
 /// The parts that make up a [`WorkloadCert`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CertPart {
