@@ -8,6 +8,8 @@ pub(super) const REQUEST_DURATION: &str = "istio_request_duration_milliseconds";
 pub(super) const REQUEST_BYTES: &str = "istio_request_bytes";
 pub(super) const RESPONSE_BYTES: &str = "istio_response_bytes";
 
+const RESPONSE_FLAGS: &str = "response_flags";
+
 /// What Istio's queries expect where nothing is known.
 const UNKNOWN: &str = "unknown";
 
@@ -165,7 +167,7 @@ impl RequestLabels<'_> {
         if self.is_grpc {
             out.push(Label::new("grpc_response_status", self.grpc_status.map(|s| s.to_string()).unwrap_or_default()));
         }
-        out.push(Label::from_static_parts("response_flags", self.flag.as_str()));
+        out.push(Label::from_static_parts(RESPONSE_FLAGS, self.flag.as_str()));
         let security = match self.security {
             SecurityPolicy::MutualTls => "mutual_tls",
             SecurityPolicy::None => "none",
@@ -208,14 +210,13 @@ impl TcpMetrics {
     /// Looks the series up and counts the connection as opened.
     pub fn open(labels: &TcpLabels<'_>) -> Self {
         let labels = labels.list();
-        let live = flagged(&labels, ResponseFlag::None);
-        counter!("istio_tcp_connections_opened_total", live.clone()).increment(1);
+        counter!("istio_tcp_connections_opened_total", labels.clone()).increment(1);
         // Present from the start: a failure rate over a missing series is no rate.
-        counter!("istio_tcp_connections_closed_total", live.clone()).increment(0);
+        counter!("istio_tcp_connections_closed_total", labels.clone()).increment(0);
         Self {
+            sent: counter!("istio_tcp_sent_bytes_total", labels.clone()),
+            received: counter!("istio_tcp_received_bytes_total", labels.clone()),
             labels,
-            sent: counter!("istio_tcp_sent_bytes_total", live.clone()),
-            received: counter!("istio_tcp_received_bytes_total", live),
         }
     }
 
@@ -231,7 +232,7 @@ impl TcpMetrics {
 
     /// Counts the connection as closed, and as failed when there is a flag.
     pub fn close(self, flag: ResponseFlag) {
-        let labels = flagged(&self.labels, flag);
+        let labels = flagged(self.labels, flag);
         if flag.is_failure() {
             counter!("istio_tcp_connections_failed_total", labels.clone()).increment(1);
         }
@@ -246,7 +247,7 @@ impl fmt::Debug for TcpMetrics {
 }
 
 impl TcpLabels<'_> {
-    /// Everything but the flag, which only the end knows.
+    /// The labels as they are while the connection is open.
     fn list(&self) -> Vec<Label> {
         let mut out = Vec::with_capacity(28);
         out.push(Label::from_static_parts("reporter", self.reporter.as_str()));
@@ -264,6 +265,7 @@ impl TcpLabels<'_> {
         text(&mut out, "destination_version", d.version);
         text(&mut out, "destination_cluster", d.cluster);
         out.push(Label::from_static_parts("request_protocol", "tcp"));
+        out.push(Label::from_static_parts(RESPONSE_FLAGS, ResponseFlag::None.as_str()));
         // ztunnel says `unknown` where Envoy says `none`.
         let security = match self.security {
             SecurityPolicy::MutualTls => "mutual_tls",
@@ -278,10 +280,12 @@ impl TcpLabels<'_> {
     }
 }
 
-fn flagged(labels: &[Label], flag: ResponseFlag) -> Vec<Label> {
-    let mut out = labels.to_vec();
-    out.push(Label::from_static_parts("response_flags", flag.as_str()));
-    out
+/// The labels of the end: only the flag differs.
+fn flagged(mut labels: Vec<Label>, flag: ResponseFlag) -> Vec<Label> {
+    for label in labels.iter_mut().filter(|label| label.key() == RESPONSE_FLAGS) {
+        *label = Label::from_static_parts(RESPONSE_FLAGS, flag.as_str());
+    }
+    labels
 }
 
 fn source(out: &mut Vec<Label>, source: &WorkloadLabels<'_>) {

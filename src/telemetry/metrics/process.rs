@@ -29,6 +29,21 @@ pub struct Counters {
 }
 
 impl Counters {
+    pub(super) fn resolve() -> Self {
+        Self {
+            authorization_allowed: counter!("cairn_authorization_total", "result" => "allowed"),
+            authorization_denied: counter!("cairn_authorization_total", "result" => "denied"),
+            authorization_dry_run_denied: counter!("cairn_authorization_total", "result" => "dry_run_denied"),
+            upstream_connects: counter!("cairn_upstream_connects_total", "result" => "ok"),
+            upstream_connects_failed: counter!("cairn_upstream_connects_total", "result" => "failed"),
+            retries: counter!("cairn_retries_total"),
+            retries_refused: counter!("cairn_retries_refused_total"),
+            shed: counter!("cairn_shed_total"),
+            access_log_dropped: counter!("cairn_access_log_dropped_total"),
+            tunnels: gauge!("cairn_tunnels_open"),
+        }
+    }
+
     /// Counts an open tunnel until the returned value is dropped (`cairn_tunnels_open`).
     pub fn tunnel(&self) -> OpenTunnel {
         self.tunnels.increment(1);
@@ -62,18 +77,7 @@ pub fn counters() -> &'static Counters {
     static COUNTERS: OnceLock<Counters> = OnceLock::new();
     COUNTERS.get_or_init(|| {
         super::install();
-        Counters {
-            authorization_allowed: counter!("cairn_authorization_total", "result" => "allowed"),
-            authorization_denied: counter!("cairn_authorization_total", "result" => "denied"),
-            authorization_dry_run_denied: counter!("cairn_authorization_total", "result" => "dry_run_denied"),
-            upstream_connects: counter!("cairn_upstream_connects_total", "result" => "ok"),
-            upstream_connects_failed: counter!("cairn_upstream_connects_total", "result" => "failed"),
-            retries: counter!("cairn_retries_total"),
-            retries_refused: counter!("cairn_retries_refused_total"),
-            shed: counter!("cairn_shed_total"),
-            access_log_dropped: counter!("cairn_access_log_dropped_total"),
-            tunnels: gauge!("cairn_tunnels_open"),
-        }
+        Counters::resolve()
     })
 }
 

@@ -1,1 +1,171 @@
+use super::*;
+use crate::{model::Kind, telemetry::ResponseFlag};
 
+/// What `count` leaves behind in a recorder of its own.
+fn rendered(count: impl FnOnce()) -> Vec<String> {
+    let recorder = recorder().unwrap();
+    metrics::with_local_recorder(&recorder, count);
+    recorder.handle().render().lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect()
+}
+
+fn reviews() -> WorkloadLabels<'static> {
+    WorkloadLabels {
+        workload: "reviews-v1",
+        canonical_service: "reviews",
+        canonical_revision: "v1",
+        namespace: "bookinfo",
+        principal: "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews",
+        app: "reviews",
+        version: "v1",
+        cluster: "Kubernetes",
+        ..WorkloadLabels::default()
+    }
+}
+
+fn request(flag: ResponseFlag) -> RequestLabels<'static> {
+    RequestLabels {
+        reporter: Reporter::Waypoint,
+        source: WorkloadLabels::default(),
+        destination: reviews(),
+        service: "reviews.bookinfo.svc.cluster.local",
+        service_name: "reviews",
+        service_namespace: "bookinfo",
+        is_grpc: false,
+        response_code: 200,
+        grpc_status: None,
+        flag,
+        security: SecurityPolicy::MutualTls,
+    }
+}
+
+const SOURCE: &str = "source_workload=\"unknown\",source_canonical_service=\"unknown\",source_canonical_revision=\"latest\",\
+    source_workload_namespace=\"unknown\",source_principal=\"unknown\",source_app=\"unknown\",source_version=\"unknown\",\
+    source_cluster=\"unknown\"";
+
+#[test]
+fn requests_carry_the_labels_of_istio_in_order() {
+    let lines = rendered(|| RequestMetrics::resolve(&request(ResponseFlag::None)).record(Duration::from_micros(1500), 10, 2000));
+    let labels = format!(
+        "reporter=\"waypoint\",{SOURCE},destination_workload=\"reviews-v1\",destination_workload_namespace=\"bookinfo\",\
+         destination_principal=\"spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews\",destination_app=\"reviews\",\
+         destination_version=\"v1\",destination_service=\"reviews.bookinfo.svc.cluster.local\",destination_canonical_service=\"reviews\",\
+         destination_canonical_revision=\"v1\",destination_service_name=\"reviews\",destination_service_namespace=\"bookinfo\",\
+         destination_cluster=\"Kubernetes\",request_protocol=\"http\",response_code=\"200\",response_flags=\"-\",\
+         connection_security_policy=\"mutual_tls\""
+    );
+    let has = |line: String| assert!(lines.contains(&line), "missing {line} in\n{}", lines.join("\n"));
+    has(format!("istio_requests_total{{{labels}}} 1"));
+    has(format!("istio_request_duration_milliseconds_bucket{{{labels},le=\"1\"}} 0"));
+    has(format!("istio_request_duration_milliseconds_bucket{{{labels},le=\"5\"}} 1"));
+    has(format!("istio_request_duration_milliseconds_sum{{{labels}}} 1.5"));
+    has(format!("istio_request_bytes_bucket{{{labels},le=\"100\"}} 1"));
+    has(format!("istio_response_bytes_bucket{{{labels},le=\"1000\"}} 0"));
+    has(format!("istio_response_bytes_count{{{labels}}} 1"));
+}
+
+#[test]
+fn grpc_requests_also_carry_their_status() {
+    let labels = RequestLabels { is_grpc: true, grpc_status: Some(14), ..request(ResponseFlag::UpstreamConnect) };
+    let lines = rendered(|| RequestMetrics::resolve(&labels).record(Duration::ZERO, 0, 0));
+    assert!(
+        lines
+            .iter()
+            .any(|l| { l.contains("request_protocol=\"grpc\",response_code=\"200\",grpc_response_status=\"14\",response_flags=\"UF\"") })
+    );
+}
+
+#[test]
+fn connections_carry_the_labels_of_ztunnel_and_their_flag_at_the_end() {
+    let labels = TcpLabels {
+        reporter: Reporter::Destination,
+        source: WorkloadLabels::default(),
+        destination: WorkloadLabels { region: "r1", ..reviews() },
+        service: "",
+        service_name: "",
+        service_namespace: "",
+        security: SecurityPolicy::None,
+    };
+    let lines = rendered(|| {
+        let connection = TcpMetrics::open(&labels);
+        connection.sent(5);
+        connection.received(7);
+        connection.close(ResponseFlag::Denied);
+    });
+    let with = |flag: &str| {
+        format!(
+            "reporter=\"destination\",{SOURCE},destination_service=\"unknown\",destination_service_namespace=\"unknown\",\
+             destination_service_name=\"unknown\",destination_workload=\"reviews-v1\",destination_canonical_service=\"reviews\",\
+             destination_canonical_revision=\"v1\",destination_workload_namespace=\"bookinfo\",\
+             destination_principal=\"spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews\",destination_app=\"reviews\",\
+             destination_version=\"v1\",destination_cluster=\"Kubernetes\",request_protocol=\"tcp\",response_flags=\"{flag}\",\
+             connection_security_policy=\"unknown\",source_region=\"unknown\",source_zone=\"unknown\",destination_region=\"r1\",\
+             destination_zone=\"unknown\""
+        )
+    };
+    let has = |line: String| assert!(lines.contains(&line), "missing {line} in\n{}", lines.join("\n"));
+    has(format!("istio_tcp_connections_opened_total{{{}}} 1", with("-")));
+    has(format!("istio_tcp_sent_bytes_total{{{}}} 5", with("-")));
+    has(format!("istio_tcp_received_bytes_total{{{}}} 7", with("-")));
+    has(format!("istio_tcp_connections_closed_total{{{}}} 0", with("-")));
+    has(format!("istio_tcp_connections_closed_total{{{}}} 1", with("DENY")));
+    has(format!("istio_tcp_connections_failed_total{{{}}} 1", with("DENY")));
+}
+
+#[test]
+fn rare_events_have_names_and_closed_labels() {
+    let mut lines = rendered(|| {
+        config_rejected(Kind::HttpRoute);
+        config_version(7);
+        cert_reload(true);
+        cert_reload(false);
+        handshake_failure(HandshakeFailure::Identity);
+        process::describe();
+    });
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "cairn_cert_reloads_total{result=\"failed\"} 1",
+            "cairn_cert_reloads_total{result=\"ok\"} 1",
+            "cairn_config_rejected_total{kind=\"HTTPRoute\"} 1",
+            "cairn_config_version 7",
+            "cairn_handshake_failures_total{reason=\"identity\"} 1",
+            concat!("istio_build{component=\"cairn\",tag=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ]
+    );
+}
+
+#[test]
+fn a_tunnel_is_open_until_its_guard_is_dropped() {
+    let open = |lines: &[String]| lines.contains(&"cairn_tunnels_open 1".to_owned());
+    assert!(open(&rendered(|| std::mem::forget(Counters::resolve().tunnel()))));
+    assert!(!open(&rendered(|| drop(Counters::resolve().tunnel()))));
+}
+
+#[test]
+fn the_data_path_counts_into_closed_label_sets() {
+    let mut lines = rendered(|| drop(Counters::resolve()));
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "cairn_access_log_dropped_total 0",
+            "cairn_authorization_total{result=\"allowed\"} 0",
+            "cairn_authorization_total{result=\"denied\"} 0",
+            "cairn_authorization_total{result=\"dry_run_denied\"} 0",
+            "cairn_retries_refused_total 0",
+            "cairn_retries_total 0",
+            "cairn_shed_total 0",
+            "cairn_tunnels_open 0",
+            "cairn_upstream_connects_total{result=\"failed\"} 0",
+            "cairn_upstream_connects_total{result=\"ok\"} 0",
+        ]
+    );
+}
+
+#[test]
+fn the_process_counts_once_whoever_installs_first() {
+    counters().retries_refused.increment(1);
+    let text = install().render();
+    assert!(text.lines().any(|l| l.strip_prefix("cairn_retries_refused_total ").is_some_and(|n| n != "0")), "{text}");
+}
