@@ -1,1 +1,3 @@
 //! Sources of configuration; each decodes to the model and stops.
+
+pub mod manifest;

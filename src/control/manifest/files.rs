@@ -1,0 +1,184 @@
+//! Which files there are, whether they changed, and what they say.
+
+use super::{
+    Config, decode,
+    decode::Object,
+    yaml::{self, Broken, Position},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File, Metadata},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// Coarsest clock of file systems in use: a file that is younger than this may change again
+/// without a new time stamp.
+const CLOCK_GRAIN: Duration = Duration::from_millis(50);
+/// Deepest directory below a given path.
+const MAX_DEPTH: usize = 16;
+
+/// What tells one version of a file from another. Symbolic links are followed, so the swap of a
+/// ConfigMap's `..data` link shows as another inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    modified: SystemTime,
+    changed: (i64, i64),
+    size: u64,
+    inode: (u64, u64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            size: metadata.len(),
+            inode: (metadata.dev(), metadata.ino()),
+        }
+    }
+
+    /// Whether the last write is less than `quiet` ago. Times in the future count as old, so that a
+    /// wrong clock cannot hide a file.
+    pub(super) fn is_younger_than(&self, quiet: Duration) -> bool {
+        SystemTime::now().duration_since(self.modified).is_ok_and(|age| age < quiet)
+    }
+}
+
+/// The files below the configured paths, and the paths that could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) files: BTreeMap<PathBuf, Stamp>,
+    pub(super) errors: BTreeMap<PathBuf, String>,
+}
+
+/// Looks at all files without reading them.
+pub(super) fn scan(paths: &[PathBuf]) -> Scan {
+    let mut walk = Walk::default();
+    for path in paths {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0),
+            Ok(metadata) if metadata.is_file() => walk.file(path, &metadata),
+            Ok(_) => drop(walk.scan.errors.insert(path.clone(), "neither a file nor a directory".into())),
+            Err(error) => drop(walk.scan.errors.insert(path.clone(), words(&error))),
+        }
+    }
+    walk.scan
+}
+
+#[derive(Default)]
+struct Walk {
+    scan: Scan,
+    /// Device and inode of what was visited: links can lead to the same place twice, or in circles.
+    seen: BTreeSet<(u64, u64)>,
+}
+
+impl Walk {
+    fn directory(&mut self, path: &Path, metadata: &Metadata, depth: usize) {
+        if depth > MAX_DEPTH || !self.seen.insert((metadata.dev(), metadata.ino())) {
+            return;
+        }
+        let mut entries: Vec<PathBuf> = match fs::read_dir(path) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            Err(error) => return drop(self.scan.errors.insert(path.to_owned(), words(&error))),
+        };
+        entries.sort();
+        for entry in entries {
+            // Also skips `..data` and the dated directory of a mounted ConfigMap: its files are
+            // linked from here under their own names.
+            if entry.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b".")) {
+                continue;
+            }
+            match fs::metadata(&entry) {
+                Ok(metadata) if metadata.is_dir() => self.directory(&entry, &metadata, depth + 1),
+                Ok(metadata) if metadata.is_file() && is_manifest(&entry) => self.file(&entry, &metadata),
+                Ok(_) => {}
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !entry.is_symlink() => {}
+                Err(error) if is_manifest(&entry) => drop(self.scan.errors.insert(entry, words(&error))),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn file(&mut self, path: &Path, metadata: &Metadata) {
+        if self.seen.insert((metadata.dev(), metadata.ino())) {
+            self.scan.files.insert(path.to_owned(), Stamp::of(metadata));
+        }
+    }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+}
+
+/// The operating system's reason, without its number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_ascii_lowercase()
+}
+
+/// A file as it was last read.
+#[derive(Debug)]
+pub(super) struct ManifestFile {
+    pub(super) stamp: Stamp,
+    /// Read so soon after its last write that the stamp may miss the next one.
+    pub(super) is_fresh: bool,
+    digest: u64,
+    pub(super) objects: Vec<Object>,
+    pub(super) broken: Vec<Broken>,
+}
+
+impl ManifestFile {
+    /// Reads a file. A file that cannot be read is a broken one, not an absent one.
+    pub(super) fn read(config: &Config, path: &Path, stamp: Stamp, before: Option<&Self>) -> Self {
+        let is_fresh = stamp.is_younger_than(CLOCK_GRAIN);
+        let mut file = Self { stamp, is_fresh, digest: 0, objects: Vec::new(), broken: Vec::new() };
+        let bytes = match contents(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                file.broken.push(whole_file(words(&error)));
+                return file;
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        file.digest = hasher.finish();
+        let held_something = before.is_some_and(|b| !b.objects.is_empty() || !b.broken.is_empty());
+        if bytes.is_empty() && held_something {
+            // What a truncated file looks like before its writer goes on.
+            file.broken.push(whole_file("file has become empty; what it held stays until the file is removed".into()));
+        }
+        for document in yaml::documents(&bytes) {
+            match document {
+                Ok(node) => file.objects.extend(decode::objects(config, node)),
+                Err(broken) => file.broken.push(broken),
+            }
+        }
+        file
+    }
+
+    /// Whether both say the same.
+    pub(super) fn same_contents(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.digest != 0
+    }
+
+    /// Whether something in it cannot be told to be there or not.
+    pub(super) fn is_uncertain(&self) -> bool {
+        !self.broken.is_empty() || self.objects.iter().any(|o| matches!(o, Object::Nameless { .. }))
+    }
+}
+
+fn whole_file(message: String) -> Broken {
+    Broken { at: Position::default(), message, text: String::new() }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that the parser sees that it is too much.
+    File::open(path)?.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

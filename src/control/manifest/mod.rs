@@ -1,0 +1,31 @@
+//! Configuration from files: plain Kubernetes manifests, watched.
+//!
+//! `files` finds and reads, `yaml` parses, `decode` (with one file per group of kinds) turns each
+//! object into resources of the model, `validate` holds references against the whole mesh, and
+//! `reconcile` decides what serves: a broken change never replaces what was good before, and an
+//! authorization policy that never was good denies its scope.
+
+mod core;
+mod decode;
+mod files;
+mod filters;
+mod gateway;
+mod istio;
+mod located;
+mod matches;
+mod pod;
+mod policy;
+mod policy_rules;
+mod reconcile;
+mod route;
+mod service_entry;
+mod source;
+mod validate;
+mod workload_entry;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use located::Located;
+pub use source::{Batch, Config, Loaded, ManifestSource, load};

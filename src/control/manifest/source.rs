@@ -1,0 +1,182 @@
+//! The source that watches manifests and hands over what changed.
+
+use super::{
+    Located,
+    decode::Object,
+    files::{self, ManifestFile},
+    reconcile::Reconciler,
+    yaml,
+};
+use crate::{
+    model::{Finding, Mesh, ResourceId},
+    state::Change,
+};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+/// How long a file must have been left alone before [`ManifestSource::run`] reads it: a writer that
+/// is still at work is then rarely seen half-way.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Where manifests are, and what they mean.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Files and directories.
+    pub paths: Vec<PathBuf>,
+    /// The cluster's DNS domain, `cluster.local` mostly.
+    pub cluster_domain: String,
+    /// The trust domain of all workloads.
+    pub trust_domain: String,
+    /// The namespace whose policies hold for the whole mesh, `istio-system` mostly.
+    pub root_namespace: String,
+    /// Serve what has broken references, too, as the Gateway API says: with errors for their share.
+    pub lenient: bool,
+}
+
+/// What one look at the files yields. To be applied as a whole.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What changed since the last batch.
+    pub changes: Vec<Change>,
+    /// Everything that is wrong now, by file and line.
+    pub findings: Vec<Located>,
+    /// Those of the findings that the last batch did not have.
+    pub fresh: Vec<Located>,
+    /// How many resources and documents were rejected in this batch.
+    pub rejected: usize,
+}
+
+/// Watches manifests.
+#[derive(Debug)]
+pub struct ManifestSource {
+    config: Config,
+    files: BTreeMap<PathBuf, ManifestFile>,
+    /// Paths that could not be looked at, and why.
+    errors: BTreeMap<PathBuf, String>,
+    reconciler: Reconciler,
+    started: bool,
+    settle: Duration,
+}
+
+impl ManifestSource {
+    /// A source that has not looked at anything yet.
+    pub fn new(config: Config) -> Self {
+        let reconciler = Reconciler::new(config.lenient);
+        Self { config, files: BTreeMap::new(), errors: BTreeMap::new(), reconciler, started: false, settle: Duration::ZERO }
+    }
+
+    /// Looks at all files, and reads those that changed. `None` when nothing did; the first call
+    /// always yields a batch. Blocks on the file system.
+    pub fn poll(&mut self) -> Option<Batch> {
+        let scan = files::scan(&self.config.paths);
+        let mut changed = !self.started || scan.errors != self.errors;
+        let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
+        let before = self.files.len();
+        self.files.retain(|path, _| !gone(path));
+        changed |= self.files.len() != before;
+        for (path, stamp) in scan.files {
+            let known = self.files.get(&path);
+            if known.is_some_and(|f| f.stamp == stamp && !f.is_fresh) || (self.started && stamp.is_younger_than(self.settle)) {
+                continue;
+            }
+            let read = ManifestFile::read(&self.config, &path, stamp, known);
+            if let Some(known) = self.files.get_mut(&path).filter(|known| known.same_contents(&read)) {
+                (known.stamp, known.is_fresh) = (read.stamp, read.is_fresh);
+                continue;
+            }
+            self.files.insert(path, read);
+            changed = true;
+        }
+        self.errors = scan.errors;
+        self.started = true;
+        changed.then(|| self.reconciler.reconcile(&self.files, &self.errors))
+    }
+
+    /// Polls until `stop` completes or the receiver is gone, and sends each batch. File access
+    /// happens on the blocking pool. Dropping the future between polls loses nothing.
+    pub async fn run(mut self, changes: mpsc::Sender<Batch>, period: Duration, stop: impl Future<Output = ()>) {
+        self.settle = SETTLE.min(period);
+        let mut stop = pin!(stop);
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                _ = ticks.tick() => {}
+            }
+            let polled = tokio::task::spawn_blocking(move || {
+                let batch = self.poll();
+                (self, batch)
+            });
+            let batch = match polled.await {
+                Ok((source, batch)) => {
+                    self = source;
+                    batch
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the manifest source has failed; manifests are no longer watched");
+                    return;
+                }
+            };
+            let Some(batch) = batch else { continue };
+            tokio::select! {
+                () = &mut stop => return,
+                sent = changes.send(batch) => if sent.is_err() { return },
+            }
+        }
+    }
+
+    /// Finds the places of findings about resources that were read from these files.
+    pub fn locate(&self, findings: Vec<Finding>) -> Vec<Located> {
+        let mut places: BTreeMap<&ResourceId, (&Path, &yaml::Node)> = BTreeMap::new();
+        for (path, file) in &self.files {
+            for object in &file.objects {
+                if let Object::Ours(decoded) = object {
+                    places.entry(&decoded.id).or_insert((path, &decoded.node));
+                }
+            }
+        }
+        let locate = |finding: Finding| {
+            let place = places.get(&finding.resource);
+            let at = place.map(|(_, node)| yaml::locate(node, &finding.field)).unwrap_or_default();
+            let (resource, Finding { severity, field, message, .. }) = (finding.resource.to_string(), finding);
+            let file = place.map(|(path, _)| path.display().to_string()).unwrap_or_default();
+            Located { file, line: at.line, column: at.column, severity, resource, field, message }
+        };
+        findings.into_iter().map(locate).collect()
+    }
+}
+
+/// What [`load`] yields.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The mesh that the manifests describe.
+    pub mesh: Mesh,
+    /// What is wrong with them.
+    pub findings: Vec<Located>,
+    /// The source, to go on watching.
+    pub source: ManifestSource,
+}
+
+/// Reads manifests once.
+pub fn load(config: Config) -> Loaded {
+    let mut source = ManifestSource::new(config);
+    let batch = source.poll().unwrap_or_default();
+    let mut mesh = Mesh::default();
+    for change in batch.changes {
+        match change {
+            Change::Upsert(resource) => mesh.upsert(resource),
+            Change::Remove(key) => mesh.remove(&key),
+        }
+    }
+    Loaded { mesh, findings: batch.findings, source }
+}
