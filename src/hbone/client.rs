@@ -121,7 +121,12 @@ impl Reserved {
     }
 
     /// Opens the stream. Cancel safe: dropping it resets the stream.
-    pub(super) async fn connect(self, authority: &str, headers: &ConnectHeaders, config: &Config) -> Result<(TunnelIo, HeaderMap), ConnectError> {
+    pub(super) async fn connect(
+        self,
+        authority: &str,
+        headers: &ConnectHeaders,
+        config: &Config,
+    ) -> Result<(TunnelIo, HeaderMap), ConnectError> {
         tokio::time::timeout(config.connect_timeout, self.open(authority, headers)).await.map_err(|_| ConnectError::Timeout)?
     }
 

@@ -132,7 +132,10 @@ mod tests {
     fn baggage_reads_what_the_contract_shows() {
         let mut headers = HeaderMap::new();
         headers.append(BAGGAGE, "k8s.cluster.name=Kubernetes,k8s.namespace.name=demo,k8s.deployment.name=client".parse().unwrap());
-        headers.append(BAGGAGE, "service.name=client,service.version=v1=x,unknown=1,cloud.region=r1,cloud.availability_zone=z1".parse().unwrap());
+        headers.append(
+            BAGGAGE,
+            "service.name=client,service.version=v1=x,unknown=1,cloud.region=r1,cloud.availability_zone=z1".parse().unwrap(),
+        );
         let b = Baggage::read(&headers);
         assert_eq!((&*b.cluster, &*b.namespace, &*b.workload, &*b.workload_type), ("Kubernetes", "demo", "client", "deployment"));
         assert_eq!((&*b.service_name, &*b.revision, &*b.region, &*b.zone), ("client", "v1", "r1", "z1"));

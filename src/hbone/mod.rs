@@ -88,6 +88,3 @@ impl Default for Config {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

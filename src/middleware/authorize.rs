@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     authz::{Attributes, HttpAttributes, Reason, Verdict, remote_ip},
-    telemetry::metrics,
+    telemetry::counters,
 };
 use http::{Request, header::HOST};
 use tower::Service;
@@ -42,17 +42,22 @@ where
             }),
         };
         let Verdict { allowed, reason, dry_run } = context.destination.http_rules.check(&attributes);
-        if let Some(rule) = dry_run {
+        for rule in dry_run {
             tracing::info!(target: "authorization", policy = %rule, peer = %tunnel.peer, path = request.uri().path(), "dry run: would be denied");
-            metrics::dry_run_denied();
+            counters().authorization_dry_run_denied.increment(1);
         }
         let policy = match reason {
             Reason::NoPolicy | Reason::NotAllowed => None,
             Reason::Allowed(rule) | Reason::Denied(rule) | Reason::Invalid(rule) => Some(rule),
         };
-        metrics::authorization(allowed);
+        let counter = if allowed { &counters().authorization_allowed } else { &counters().authorization_denied };
+        counter.increment(1);
         let outcome = Outcome { policy: policy.clone(), ..Outcome::default() };
-        if allowed { Gate::Pass { inner: self.0.call(Permitted { request, context, outcome }) } } else { Gate::refuse(Error::Denied(policy), outcome) }
+        if allowed {
+            Gate::Pass { inner: self.0.call(Permitted { request, context, outcome }) }
+        } else {
+            Gate::refuse(Error::Denied(policy), outcome)
+        }
     }
 }
 

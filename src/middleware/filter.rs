@@ -180,7 +180,12 @@ fn changed_path(modifier: &PathModifier, path: &str, matched: Option<&PathPatter
 
 /// `Location` by the rules of `HTTPRequestRedirectFilter`: the port is the filter's, else the
 /// scheme's well-known one, else the service's; 80 and 443 are not written.
-fn answer_redirect(redirect: &Redirect, request: &Request<Body>, matched: Option<&PathPattern>, service_port: u16) -> Result<Response<Body>, Error> {
+fn answer_redirect(
+    redirect: &Redirect,
+    request: &Request<Body>,
+    matched: Option<&PathPattern>,
+    service_port: u16,
+) -> Result<Response<Body>, Error> {
     let scheme = redirect.scheme.as_deref().unwrap_or("http");
     let requested = host(request);
     let name = match &redirect.hostname {
@@ -201,7 +206,8 @@ fn answer_redirect(redirect: &Redirect, request: &Request<Body>, matched: Option
         None => request.uri().path().to_owned(),
     };
     let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
-    let location = HeaderValue::try_from(format!("{scheme}://{name}{shown}{path}{query}")).map_err(|_| Error::BadRequest("host is not valid"))?;
+    let location =
+        HeaderValue::try_from(format!("{scheme}://{name}{shown}{path}{query}")).map_err(|_| Error::BadRequest("host is not valid"))?;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = redirect.status;
     debug_assert!(redirect.status.is_redirection() || redirect.status == StatusCode::FOUND);

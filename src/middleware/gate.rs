@@ -1,7 +1,7 @@
 //! The future of a layer that either passes a request on or refuses it at once.
 
-use super::stage::{Failure, Outcome, Reply};
 use super::Error;
+use super::stage::{Failure, Outcome, Reply};
 use pin_project_lite::pin_project;
 use std::{
     future::Future,

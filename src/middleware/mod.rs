@@ -30,5 +30,7 @@ pub use route::Route;
 pub use sanitize::Sanitize;
 pub use shed::Shed;
 pub use split::Split;
-pub use stage::{Answered, Attempt, Clean, Context, Dispatch, Failed, Failure, Inbound, Outcome, Permitted, Reply, Routed, Selected, Tunnel};
+pub use stage::{
+    Answered, Attempt, Clean, Context, Dispatch, Failed, Failure, Inbound, Outcome, Permitted, Reply, Routed, Selected, Tunnel,
+};
 pub use timeout::Timeout;

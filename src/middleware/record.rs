@@ -124,7 +124,7 @@ struct Progress {
 }
 
 /// What is gathered about one request. Its drop writes the record.
-pub struct Exchange {
+pub(super) struct Exchange {
     shared: Arc<Shared>,
     context: RequestContext,
     record: HttpRecord,
@@ -241,7 +241,7 @@ impl Exchange {
         let mut record = self.record.clone();
         record.duration = duration;
         record.bytes_received = received;
-        record.policy = self.outcome.policy.as_ref().map(|p| p.text());
+        record.policy = self.outcome.policy.as_ref().map(|p| p.text().clone());
         record.route = self.outcome.plan.as_ref().map(|p| p.name.clone());
         record.source_workload = self.context.tunnel.source.as_ref().map(|w| w.name.clone());
         record.destination_service = self.context.destination.hostname().map(|h| h.name());
@@ -279,6 +279,16 @@ fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 pub struct Recorded {
     body: Body,
     exchange: Option<Box<Exchange>>,
+}
+
+impl Recorded {
+    /// The answer on a connection whose destination is not served any more.
+    pub fn unserved() -> Response<Self> {
+        let error = super::Error::NotServed;
+        let mut response = Response::new(Self { body: Body::full(error.public_message()), exchange: None });
+        *response.status_mut() = error.status();
+        response
+    }
 }
 
 impl http_body::Body for Recorded {

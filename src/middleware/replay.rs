@@ -136,7 +136,8 @@ mod tests {
     use http_body_util::{BodyExt as _, StreamBody};
 
     fn body(parts: &[&'static str], trailers: bool) -> Body {
-        let mut frames: Vec<Result<Frame<Bytes>, BodyError>> = parts.iter().map(|p| Ok(Frame::data(Bytes::from_static(p.as_bytes())))).collect();
+        let mut frames: Vec<Result<Frame<Bytes>, BodyError>> =
+            parts.iter().map(|p| Ok(Frame::data(Bytes::from_static(p.as_bytes())))).collect();
         if trailers {
             frames.push(Ok(Frame::trailers(http::HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]))));
         }

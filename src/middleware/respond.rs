@@ -6,7 +6,6 @@ use super::{
     gate::always_ready,
     stage::{Failure, Inbound, Outcome, Reply},
 };
-use futures_util::FutureExt as _;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -17,7 +16,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 use tower::Service;
 
@@ -39,14 +38,14 @@ where
         let is_grpc = is_grpc(inbound.request.headers());
         // A panic while the layers run on the way down is answered as well as one in a future.
         let inner = std::panic::catch_unwind(AssertUnwindSafe(|| self.0.call(inbound)));
-        Responding { inner: inner.ok().map(AssertUnwindSafe), is_grpc }
+        Responding { inner: inner.ok(), is_grpc }
     }
 }
 
 pin_project! {
     /// The future of [`Respond`].
     #[derive(Debug)]
-    pub struct Responding<F> { #[pin] inner: Option<AssertUnwindSafe<F>>, is_grpc: bool }
+    pub struct Responding<F> { #[pin] inner: Option<F>, is_grpc: bool }
 }
 
 impl<F: Future<Output = Result<Reply, Failure>>> Future for Responding<F> {
@@ -59,10 +58,11 @@ impl<F: Future<Output = Result<Reply, Failure>>> Future for Responding<F> {
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(Ok(internal()));
         };
-        let mut caught = inner.catch_unwind();
-        Poll::Ready(Ok(match ready!(caught.poll_unpin(cx)) {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(failure)) => answer(failure, is_grpc),
+        // After a panic the future is never polled again, so a broken state inside it is never seen.
+        Poll::Ready(Ok(match std::panic::catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(reply))) => reply,
+            Ok(Poll::Ready(Err(failure))) => answer(failure, is_grpc),
             Err(_) => internal(),
         }))
     }

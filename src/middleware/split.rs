@@ -117,4 +117,3 @@ impl<F: Future<Output = Result<Reply, Failure>>> Future for Splitting<F> {
         }
     }
 }
-

@@ -1,15 +1,3 @@
-<<<<<<< HEAD
-//! What a source says has changed.
-
-use crate::model::{Resource, ResourceKey};
-
-/// One change to the mesh. A batch of them is applied as one.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// The resource is new or different.
-    Upsert(Resource),
-    /// The resource is gone.
-=======
 //! What a source of configuration tells: one changed resource of the mesh.
 
 use crate::model::{Resource, ResourceKey};
@@ -22,6 +10,5 @@ pub enum Change {
     /// Insert or replace.
     Upsert(Resource),
     /// Forget; forgetting what is not there is no error.
->>>>>>> manifest
     Remove(ResourceKey),
 }

@@ -2,8 +2,8 @@
 
 use super::{Hop, UpstreamEndpoint};
 use crate::model::{
-    AllowedNamespaces, Endpoint, Endpoints, Health, Labels, Mesh, Name, ResourceName, Service, ServiceKey, ServicePort, TargetPort, TunnelProtocol,
-    Waypoint, WaypointAddress, WaypointBinding, Workload,
+    AllowedNamespaces, Endpoint, Endpoints, Health, Labels, Mesh, Name, ResourceName, Service, ServiceKey, ServicePort, TargetPort,
+    TunnelProtocol, Waypoint, WaypointAddress, WaypointBinding, Workload,
 };
 use std::{
     collections::HashMap,
@@ -125,7 +125,9 @@ impl<'a> Directory<'a> {
 
     /// The workloads a selector means, as the endpoint controller of Kubernetes would find them.
     fn selected(&self, service: &Service) -> Vec<&'a Arc<Workload>> {
-        let (Some(selector), Some(workloads)) = (&service.selector, self.by_namespace.get(&*service.key.namespace)) else { return Vec::new() };
+        let (Some(selector), Some(workloads)) = (&service.selector, self.by_namespace.get(&*service.key.namespace)) else {
+            return Vec::new();
+        };
         workloads.iter().copied().filter(|w| selects(selector, &w.labels)).collect()
     }
 
@@ -167,7 +169,10 @@ impl<'a> Directory<'a> {
         });
         by_address.or_else(|| {
             let unaddressed = waypoint.addresses.is_empty();
-            self.mesh.services.values().find(|s| unaddressed && s.source.kind == crate::model::Kind::Service && s.source.name == waypoint.name)
+            self.mesh
+                .services
+                .values()
+                .find(|s| unaddressed && s.source.kind == crate::model::Kind::Service && s.source.name == waypoint.name)
         })
     }
 }

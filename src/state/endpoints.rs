@@ -13,7 +13,7 @@ use std::{
 
 /// How an endpoint is reached. There is no third way: a workload that speaks HBONE is never
 /// reached in plaintext.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Hop {
     /// Through HBONE, at an address that must prove one of these identities.
     Hbone(Arc<[Identity]>),

@@ -19,6 +19,3 @@ pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, WaypointRo
 pub use plan::{BackendPlan, Backends, CompiledRules, Destination, DestinationKind, RetryPlan, RulePlan};
 pub use store::{Compile, Published, SnapshotHandle, Store};
 pub use waypoint::{Admission, WaypointCompiler, WaypointSnapshot};
-
-#[cfg(test)]
-mod tests;

@@ -3,7 +3,9 @@
 use super::{Compile, Directory, Hop, Upstream, Upstreams, directory::selects};
 use crate::{
     authz::{Layer, Ruleset},
-    model::{AppProtocol, AuthorizationPolicy, Hostname, Mesh, Name, PolicyTarget, ResourceName, Service, Waypoint, WaypointAddress, Workload},
+    model::{
+        AppProtocol, AuthorizationPolicy, Hostname, Mesh, Name, PolicyTarget, ResourceName, Service, Waypoint, WaypointAddress, Workload,
+    },
 };
 use std::{
     collections::HashMap,

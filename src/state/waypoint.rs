@@ -1,16 +1,18 @@
 //! The waypoint's view: only what is bound to this waypoint, with routes and policies compiled.
 
-use super::{Backends, Compile, CompiledRules, Destination, DestinationKind, Directory, RetryPlan, RulePlan, Upstream, UpstreamEndpoint, Upstreams};
 use super::plan::BackendPlan;
-use scoped::Scoped;
+use super::{
+    Backends, Compile, CompiledRules, Destination, DestinationKind, Directory, RetryPlan, RulePlan, Upstream, UpstreamEndpoint, Upstreams,
+};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
-        AppProtocol, AuthorizationPolicy, BackendTarget, HttpRoute, Mesh, Name, Parent, PolicyTarget, ResourceName, RouteRule, Service, ServiceKey,
-        TargetRef, Waypoint, Workload,
+        AppProtocol, AuthorizationPolicy, BackendTarget, HttpRoute, Mesh, Name, Parent, PolicyTarget, ResourceName, RouteRule, Service,
+        ServiceKey, TargetRef, Waypoint, Workload,
     },
     route::{Entry, Rank, RouteTable, WeightedChoice},
 };
+use scoped::Scoped;
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -144,7 +146,13 @@ impl WaypointCompiler {
     /// A compiler for the waypoint of this Gateway. Policies of `root_namespace` may target whole
     /// classes.
     pub fn new(gateway: ResourceName, root_namespace: &str) -> Self {
-        Self { gateway, root_namespace: root_namespace.into(), upstreams: Upstreams::default(), tables: HashMap::new(), policies: HashMap::new() }
+        Self {
+            gateway,
+            root_namespace: root_namespace.into(),
+            upstreams: Upstreams::default(),
+            tables: HashMap::new(),
+            policies: HashMap::new(),
+        }
     }
 }
 
@@ -156,7 +164,8 @@ impl Compile for WaypointCompiler {
             return WaypointSnapshot { version, ..WaypointSnapshot::default() };
         };
         let directory = Directory::new(mesh);
-        let mut run = Run { compiler: self, waypoint, directory: &directory, scoped: scoped::Index::new(mesh, waypoint), used: Used::default() };
+        let mut run =
+            Run { compiler: self, waypoint, directory: &directory, scoped: scoped::Index::new(mesh, waypoint), used: Used::default() };
         let mut snapshot = run.snapshot(version);
         let used = run.used;
         snapshot.compiled.route_matches = used.tables.values().map(|(_, _, t)| t.len()).sum();
@@ -337,7 +346,8 @@ impl Run<'_> {
             Backends::Destination
         } else {
             let weights: Vec<u32> = rule.backends.iter().map(|b| b.weight).collect();
-            let plans = rule.backends.iter().map(|b| BackendPlan { filters: b.filters.clone(), upstream: self.backend(&b.target) }).collect();
+            let plans =
+                rule.backends.iter().map(|b| BackendPlan { filters: b.filters.clone(), upstream: self.backend(&b.target) }).collect();
             Backends::Weighted(plans, WeightedChoice::new(&weights))
         };
         let retry = rule.retry.as_ref().map_or_else(RetryPlan::mesh_default, |r| RetryPlan {
@@ -398,7 +408,9 @@ impl Run<'_> {
                 TargetRef::Service(key) => service.is_some_and(|s| s.key == *key) && *own == key.namespace,
                 TargetRef::GatewayClass(class) => *class == self.waypoint.class && *own == self.compiler.root_namespace,
             }),
-            PolicyTarget::Unknown => own.is_empty() || own == namespace || *own == self.waypoint.name.namespace || *own == self.compiler.root_namespace,
+            PolicyTarget::Unknown => {
+                own.is_empty() || own == namespace || *own == self.waypoint.name.namespace || *own == self.compiler.root_namespace
+            }
             PolicyTarget::Selector(_) | PolicyTarget::Namespace => false,
         }
     }

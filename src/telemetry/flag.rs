@@ -27,6 +27,10 @@ pub enum ResponseFlag {
     RetriesExhausted,
     /// The client went away.
     DownstreamDisconnected,
+    /// The client let its request body idle for too long.
+    DownstreamTimeout,
+    /// A bug of ours.
+    Internal,
     /// Shed because a limit was reached.
     Overload,
     /// The request is malformed.
@@ -61,6 +65,8 @@ impl ResponseFlag {
             Self::UpstreamTimeout => "UT",
             Self::RetriesExhausted => "URX",
             Self::DownstreamDisconnected => "DC",
+            Self::DownstreamTimeout => "SI",
+            Self::Internal => "INTERNAL",
             Self::Overload => "UO",
             Self::InvalidRequest => "IH",
             // Envoy has no flag for RBAC; ztunnel's word serves both modes.

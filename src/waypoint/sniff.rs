@@ -1,10 +1,6 @@
 //! What is spoken inside a tunnel: by declaration, else by the first bytes.
 
-use crate::{
-    hbone::TunnelIo,
-    model::AppProtocol,
-    transport::Rewind,
-};
+use crate::{hbone::TunnelIo, model::AppProtocol, transport::Rewind};
 use bytes::BytesMut;
 use std::{io, time::Duration};
 use tokio::io::AsyncReadExt as _;

@@ -108,7 +108,7 @@ impl Tunnels {
             let mut source = TcpParty::new(peer);
             source.identity = Some(identity);
             self.log.tcp(TcpRecord {
-                event: TcpEvent::Closed,
+                event: TcpEvent::Complete,
                 time: SystemTime::now(),
                 source,
                 destination: TcpParty::new(peer),

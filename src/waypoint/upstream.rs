@@ -1,0 +1,454 @@
+//! The last step: `Dispatch -> Answered`, over HTTP connections that are kept inside tunnels.
+//!
+//! A request does not cost a CONNECT: an HTTP/1 connection carries one request at a time and is
+//! used again, an HTTP/2 connection carries many.
+
+use super::{Config, expect};
+use crate::{
+    hbone::{ConnectHeaders, HBONE_PORT, Pool, PoolKey, TunnelIo},
+    middleware::{Answered, Body, BodyError, ConnectFailure, Dispatch, Error, Failed, from_client},
+    model::{AppProtocol, Identity},
+    state::{Hop, InFlight, UpstreamEndpoint},
+    telemetry::counters,
+    transport::socket,
+};
+use bytes::Bytes;
+use http::{
+    Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, EXPECT, HOST, UPGRADE},
+};
+use http_body::{Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::Instant};
+use tokio_util::either::Either;
+use tower::Service;
+
+/// A byte stream to a workload.
+pub(super) type Io = Either<TunnelIo, TcpStream>;
+
+type Http1 = http1::SendRequest<Body>;
+type Http2 = http2::SendRequest<Body>;
+
+/// Sends requests to endpoints. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    tunnels: Pool,
+    connect_timeout: Duration,
+    idle: Duration,
+    kept: Mutex<HashMap<KeptKey, Arc<Kept>>>,
+}
+
+/// Connections are kept by what they lead to and to whom: an address that another workload has
+/// taken over is another key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct KeptKey {
+    address: SocketAddr,
+    hop: Hop,
+}
+
+/// The connections to one endpoint.
+#[derive(Debug, Default)]
+struct Kept {
+    http1: Mutex<Vec<(Http1, Instant)>>,
+    http2: Mutex<Vec<Shareable>>,
+    opening: tokio::sync::Mutex<()>,
+}
+
+/// An HTTP/2 connection and its load.
+#[derive(Debug, Clone)]
+struct Shareable {
+    send: Http2,
+    // Requests on it: handles of this Arc beyond the one in `Kept`.
+    load: Arc<()>,
+}
+
+/// Requests that one HTTP/2 connection carries before another is opened.
+const MAX_SHARED: usize = 100;
+/// Idle HTTP/1 connections kept for one endpoint.
+const MAX_KEPT: usize = 256;
+
+impl Forward {
+    /// Forwards as `identity`, through tunnels of this pool.
+    pub fn new(config: &Config, identity: Identity, tunnels: Pool) -> Self {
+        let shared =
+            Shared { identity, tunnels, connect_timeout: config.connect_timeout, idle: config.upstream_idle, kept: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Opens a byte stream to an endpoint: through HBONE if its workload speaks it, and then never
+    /// in any other way.
+    ///
+    /// # Errors
+    /// See [`ConnectFailure`]; nothing has been sent.
+    pub(super) async fn connect(&self, endpoint: &UpstreamEndpoint) -> Result<Io, ConnectFailure> {
+        let shared = &self.shared;
+        counters().upstream_connects.increment(1);
+        let connected = match &endpoint.hop {
+            Hop::Hbone(destinations) => {
+                let address = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
+                let key = PoolKey { source: shared.identity.clone(), destinations: destinations.clone(), address };
+                let opened = shared.tunnels.connect(&key, &endpoint.address.to_string(), &ConnectHeaders::default()).await;
+                opened.map(|(io, _)| Either::Left(io)).map_err(ConnectFailure::Tunnel)
+            }
+            Hop::Plain => socket::connect(endpoint.address, shared.connect_timeout).await.map(Either::Right).map_err(ConnectFailure::Tcp),
+        };
+        if connected.is_err() {
+            counters().upstream_connects_failed.increment(1);
+        }
+        connected
+    }
+
+    /// Closes connections that are idle for long; runs for ever.
+    pub(super) async fn sweep(self) {
+        let mut interval = tokio::time::interval((self.shared.idle / 4).max(Duration::from_secs(1)));
+        loop {
+            interval.tick().await;
+            let idle = self.shared.idle;
+            lock(&self.shared.kept).retain(|_, kept| {
+                lock(&kept.http1).retain(|(send, since)| !send.is_closed() && since.elapsed() < idle);
+                lock(&kept.http2).retain(|shareable| !shareable.send.is_closed());
+                Arc::strong_count(kept) > 1 || !kept.is_empty()
+            });
+            self.shared.tunnels.sweep();
+        }
+    }
+
+    fn kept(&self, endpoint: &UpstreamEndpoint) -> Arc<Kept> {
+        let key = KeptKey { address: endpoint.address, hop: endpoint.hop.clone() };
+        lock(&self.shared.kept).entry(key).or_default().clone()
+    }
+
+    async fn send(self, dispatch: Dispatch) -> Result<Answered, Failed> {
+        let Dispatch { request, upstream, endpoint, in_flight } = dispatch;
+        let kept = self.kept(&endpoint);
+        let is_upgrade = request.headers().contains_key(UPGRADE);
+        let version = match upstream.protocol {
+            AppProtocol::Http2 | AppProtocol::Grpc if !is_upgrade => Version::HTTP_2,
+            AppProtocol::Unspecified if !is_upgrade && request.version() == Version::HTTP_2 => Version::HTTP_2,
+            AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp | AppProtocol::Tls | AppProtocol::Unspecified => {
+                Version::HTTP_11
+            }
+        };
+        let exchange = Exchange { forward: self, endpoint: endpoint.clone(), kept, in_flight };
+        let response = match version {
+            Version::HTTP_2 => exchange.http2(request).await,
+            _ => exchange.http1(request, is_upgrade).await,
+        };
+        match response {
+            Ok(response) => Ok(Answered { response, endpoint }),
+            Err((error, unsent)) => Err(Failed { error, endpoint: Some(endpoint), unsent }),
+        }
+    }
+}
+
+impl Service<Dispatch> for Forward {
+    type Response = Answered;
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<Answered, Failed>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, dispatch: Dispatch) -> Self::Future {
+        Box::pin(self.clone().send(dispatch))
+    }
+}
+
+type Unsent = Option<Box<Request<Body>>>;
+
+/// One request to one endpoint.
+struct Exchange {
+    forward: Forward,
+    endpoint: Arc<UpstreamEndpoint>,
+    kept: Arc<Kept>,
+    in_flight: InFlight,
+}
+
+impl Exchange {
+    async fn http1(self, mut request: Request<Body>, is_upgrade: bool) -> Result<Response<Body>, (Error, Unsent)> {
+        *request.version_mut() = Version::HTTP_11;
+        let downstream = is_upgrade.then(|| hyper::upgrade::on(&mut request));
+        let (mut request, asked) = match expect::is_expected(request.headers()) {
+            true => {
+                let (request, asked) = expect::gate(request);
+                (request, Some(asked))
+            }
+            false => (request, None),
+        };
+        loop {
+            let (mut send, is_reused) = match self.kept.take_http1() {
+                Some(send) => (send, true),
+                None => match self.open_http1().await {
+                    Ok(send) => (send, false),
+                    Err(error) => return Err((Error::Connect(error), Some(Box::new(request)))),
+                },
+            };
+            match send.try_send_request(request).await {
+                Ok(response) => return Ok(self.answered_http1(response, send, downstream, asked)),
+                Err(mut error) => match error.take_message() {
+                    // The workload had closed the kept connection before it saw anything of the request.
+                    Some(unsent) if is_reused => request = unsent,
+                    Some(unsent) => return Err((Error::Connect(ConnectFailure::Stale(error.into_error())), Some(Box::new(unsent)))),
+                    None => return Err((from_client(error.into_error()), None)),
+                },
+            }
+        }
+    }
+
+    async fn open_http1(&self) -> Result<Http1, ConnectFailure> {
+        let io = self.forward.connect(&self.endpoint).await?;
+        let (send, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(ConnectFailure::Http)?;
+        // Ends when the sender is dropped or the workload closes.
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to a workload ended");
+            }
+        });
+        Ok(send)
+    }
+
+    fn answered_http1(
+        self,
+        mut response: Response<Incoming>,
+        send: Http1,
+        downstream: Option<OnUpgrade>,
+        asked: Option<expect::Asked>,
+    ) -> Response<Body> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(downstream) = downstream {
+                let upstream = hyper::upgrade::on(&mut response);
+                tokio::spawn(join_upgraded(downstream, upstream, self.in_flight));
+                return response.map(|_| Body::Empty);
+            }
+        }
+        let closes = response.headers().get(CONNECTION).is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"close"));
+        let back = (!closes).then(|| (self.kept, send));
+        response.map(|body| {
+            let body = Returning { body, back, asked, in_flight: Some(self.in_flight) };
+            body.into_body()
+        })
+    }
+
+    async fn http2(self, mut request: Request<Body>) -> Result<Response<Body>, (Error, Unsent)> {
+        if let Err(error) = to_http2(&mut request) {
+            return Err((error, None));
+        }
+        loop {
+            let (mut shareable, is_reused) = match self.kept.take_http2() {
+                Some(shareable) => (shareable, true),
+                None => match self.open_http2().await {
+                    Ok(shareable) => (shareable, false),
+                    Err(error) => return Err((Error::Connect(error), Some(Box::new(request)))),
+                },
+            };
+            if let Err(error) = shareable.send.ready().await {
+                self.kept.forget_http2(&shareable);
+                if is_reused {
+                    continue;
+                }
+                return Err((Error::Connect(ConnectFailure::Stale(error)), Some(Box::new(request))));
+            }
+            match shareable.send.try_send_request(request).await {
+                Ok(response) => {
+                    let load = shareable.load;
+                    return Ok(response.map(|body| Sharing { body, _load: load, _in_flight: self.in_flight }.into_body()));
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if is_reused => {
+                        self.kept.forget_http2(&shareable);
+                        request = unsent;
+                    }
+                    Some(unsent) => return Err((Error::Connect(ConnectFailure::Stale(error.into_error())), Some(Box::new(unsent)))),
+                    None => return Err((from_client(error.into_error()), None)),
+                },
+            }
+        }
+    }
+
+    /// Opens one at a time for each endpoint, so that a burst shares one connection.
+    async fn open_http2(&self) -> Result<Shareable, ConnectFailure> {
+        let _opening = self.kept.opening.lock().await;
+        if let Some(shareable) = self.kept.take_http2() {
+            return Ok(shareable);
+        }
+        let io = self.forward.connect(&self.endpoint).await?;
+        let (send, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ConnectFailure::Http)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to a workload ended");
+            }
+        });
+        let shareable = Shareable { send, load: Arc::new(()) };
+        lock(&self.kept.http2).push(shareable.clone());
+        Ok(shareable)
+    }
+}
+
+/// HTTP/2 names the host in `:authority` and has no expectations (a proxy may drop it towards a hop
+/// where it cannot be kept, RFC 9110, 10.1.1).
+fn to_http2(request: &mut Request<Body>) -> Result<(), Error> {
+    *request.version_mut() = Version::HTTP_2;
+    let host = request.headers_mut().remove(HOST);
+    request.headers_mut().remove(EXPECT);
+    let authority = host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(target).build();
+    *request.uri_mut() = uri.map_err(|_| Error::BadRequest("host is not valid"))?;
+    Ok(())
+}
+
+impl Kept {
+    /// A connection that is open and done with its last request. One that is not quite done is left
+    /// for the next.
+    fn take_http1(&self) -> Option<Http1> {
+        let mut kept = lock(&self.http1);
+        kept.retain(|(send, _)| !send.is_closed());
+        let at = kept.iter().rposition(|(send, _)| send.is_ready())?;
+        Some(kept.remove(at).0)
+    }
+
+    fn put_http1(&self, send: Http1) {
+        if send.is_closed() {
+            return;
+        }
+        let mut kept = lock(&self.http1);
+        if kept.len() < MAX_KEPT {
+            kept.push((send, Instant::now()));
+        }
+    }
+
+    /// The least loaded connection that has room; the clone counts as load.
+    fn take_http2(&self) -> Option<Shareable> {
+        let mut kept = lock(&self.http2);
+        kept.retain(|shareable| !shareable.send.is_closed());
+        let least = kept.iter().min_by_key(|s| Arc::strong_count(&s.load))?;
+        (Arc::strong_count(&least.load) <= MAX_SHARED).then(|| least.clone())
+    }
+
+    fn forget_http2(&self, shareable: &Shareable) {
+        lock(&self.http2).retain(|s| !Arc::ptr_eq(&s.load, &shareable.load));
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.http1).is_empty() && lock(&self.http2).is_empty()
+    }
+}
+
+/// A response body that gives its connection back at its end. Dropped earlier, it closes it: what
+/// is left of the response would be in the way.
+struct Returning {
+    body: Incoming,
+    back: Option<(Arc<Kept>, Http1)>,
+    asked: Option<expect::Asked>,
+    in_flight: Option<InFlight>,
+}
+
+impl Returning {
+    fn into_body(mut self) -> Body {
+        if http_body::Body::is_end_stream(&self.body) {
+            self.done();
+            return Body::Empty;
+        }
+        Body::boxed(self)
+    }
+
+    fn done(&mut self) {
+        self.in_flight = None;
+        let was_asked = self.asked.take().is_none();
+        if let Some((kept, send)) = self.back.take().filter(|_| was_asked) {
+            kept.put_http1(send);
+        }
+    }
+}
+
+impl http_body::Body for Returning {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            None => this.done(),
+            Some(Err(_)) => this.back = None,
+            Some(Ok(_)) if http_body::Body::is_end_stream(&this.body) => this.done(),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Upstream)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.body)
+    }
+}
+
+/// A response body on a shared connection.
+struct Sharing {
+    body: Incoming,
+    _load: Arc<()>,
+    _in_flight: InFlight,
+}
+
+impl Sharing {
+    fn into_body(self) -> Body {
+        if http_body::Body::is_end_stream(&self.body) { Body::Empty } else { Body::boxed(self) }
+    }
+}
+
+impl http_body::Body for Sharing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx).map_err(BodyError::Upstream)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.body)
+    }
+}
+
+/// After a 101 both connections are bytes; they end together.
+async fn join_upgraded(downstream: OnUpgrade, upstream: OnUpgrade, _in_flight: InFlight) {
+    let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
+    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
+    let _ = crate::transport::copy::bidirectional(&mut downstream, &mut upstream, Some(Duration::from_secs(300)), |_, _| {}).await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
