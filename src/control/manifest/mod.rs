@@ -28,4 +28,5 @@ mod yaml;
 mod tests;
 
 pub use located::Located;
+pub use route::parse_duration;
 pub use source::{Batch, Config, Loaded, ManifestSource, load};
