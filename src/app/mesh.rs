@@ -26,7 +26,7 @@ pub struct MeshSource {
 }
 
 /// What is wrong with the manifests now, for the configuration dump.
-pub type Findings = Arc<Mutex<Vec<Located>>>;
+pub(super) type Findings = Arc<Mutex<Vec<Located>>>;
 
 /// A mesh that is served and followed.
 #[derive(Debug)]
