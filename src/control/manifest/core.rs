@@ -83,7 +83,12 @@ fn service_ports(cx: &mut Cx<'_>, ports: &[KubePort]) -> Vec<ServicePort> {
             cx.error(&format!("{field}.port"), format!("port {number} is declared twice"));
         }
         let Some(target) = target(cx, &format!("{field}.targetPort"), port.target_port.as_ref(), number) else { continue };
-        decoded.push(ServicePort { name: name.into(), port: number, target, protocol: protocol(port.app_protocol.as_deref(), name, number) });
+        decoded.push(ServicePort {
+            name: name.into(),
+            port: number,
+            target,
+            protocol: protocol(port.app_protocol.as_deref(), name, number),
+        });
     }
     decoded
 }

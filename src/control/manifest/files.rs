@@ -3,7 +3,8 @@
 use super::{
     Config, decode,
     decode::Object,
-    yaml::{self, Broken, Position},
+    documents,
+    yaml::{Broken, Position},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -163,7 +164,7 @@ impl ManifestFile {
     }
 
     fn decode(&mut self, config: &Config, bytes: Vec<u8>) {
-        for document in yaml::documents(&bytes) {
+        for document in documents::documents(&bytes) {
             match document {
                 Ok(node) => self.objects.extend(decode::objects(config, node)),
                 Err(broken) => self.broken.push(broken),
@@ -204,6 +205,6 @@ fn digest(bytes: &[u8]) -> u64 {
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the parser sees that it is too much.
-    File::open(path)?.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    File::open(path)?.take(documents::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -149,13 +149,7 @@ fn conflicts(cx: &mut Cx<'_>, field: &str, modifier: &HeaderModifier) {
     }
 }
 
-fn pair(
-    cx: &mut Cx<'_>,
-    field: &str,
-    name: &str,
-    value: &str,
-    earlier: &[(HeaderName, HeaderValue)],
-) -> Option<(HeaderName, HeaderValue)> {
+fn pair(cx: &mut Cx<'_>, field: &str, name: &str, value: &str, earlier: &[(HeaderName, HeaderValue)]) -> Option<(HeaderName, HeaderValue)> {
     let name = header_name(cx, &format!("{field}.name"), name)?;
     if earlier.iter().any(|(n, _)| *n == name) {
         cx.error(&format!("{field}.name"), format!("header {name} is listed twice"));

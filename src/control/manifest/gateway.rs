@@ -80,8 +80,7 @@ fn addresses(cx: &mut Cx<'_>, object: &Gateway) -> Vec<WaypointAddress> {
     let assigned = assigned.iter().enumerate().map(|(i, a)| (format!("status.addresses[{i}]"), a.r#type.as_deref(), a.value.as_str()));
     let wished = object.spec.addresses.as_deref().unwrap_or_default();
     let wished = wished.iter().enumerate();
-    let wished =
-        wished.map(|(i, a)| (format!("spec.addresses[{i}]"), a.r#type.as_deref(), a.value.as_deref().unwrap_or_default()));
+    let wished = wished.map(|(i, a)| (format!("spec.addresses[{i}]"), a.r#type.as_deref(), a.value.as_deref().unwrap_or_default()));
     let assigned: Vec<_> = assigned.collect();
     let addresses = if assigned.is_empty() { wished.collect() } else { assigned };
     addresses.into_iter().filter_map(|(field, kind, value)| address(cx, &field, kind, value)).collect()

@@ -6,7 +6,7 @@ use super::{
     matches,
 };
 use crate::model::{
-    BackendRef, BackendTarget, HttpRoute as Route, Hostname, Parent, PathPattern, Resource, ResourceName, Retry, RouteMatch, RouteRule,
+    BackendRef, BackendTarget, Hostname, HttpRoute as Route, Parent, PathPattern, Resource, ResourceName, Retry, RouteMatch, RouteRule,
     Timeouts,
 };
 use gateway_api::experimental::httproutes::{

@@ -166,8 +166,7 @@ fn endpoints(cx: &mut Cx<'_>, spec: &ServiceEntrySpec, service_ports: &[ServiceP
             cx.error(&format!("{field}.address"), format!("endpoint {address} is listed twice"));
             continue;
         }
-        let uid: Name =
-            format!("{CLUSTER}/networking.istio.io/ServiceEntry/{}/{}/{address}", cx.id.name.namespace, cx.id.name.name).into();
+        let uid: Name = format!("{CLUSTER}/networking.istio.io/ServiceEntry/{}/{}/{address}", cx.id.name.namespace, cx.id.name.name).into();
         let Some(workload) = workload_entry::workload(cx, &field, uid.clone(), entry, address) else { continue };
         for (name, _) in &workload.ports {
             if !spec.ports.iter().any(|p| p.name == **name) {

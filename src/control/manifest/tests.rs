@@ -2,8 +2,8 @@
 
 mod istio_kinds;
 mod kube_kinds;
-mod routes;
 mod policies;
+mod routes;
 mod watching;
 mod yaml_files;
 

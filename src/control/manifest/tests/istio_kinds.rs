@@ -50,7 +50,9 @@ fn wrong_service_entries_are_refused() {
         ),
         (
             format!("{BASE}  hosts: [a.example]\n  endpoints: [{{address: db.example}}]\n"),
-            &["8:25: error: ServiceEntry default/e: spec.endpoints[0].address: not implemented: \"db.example\" is not an IP address, and only static endpoints are served"],
+            &[
+                "8:25: error: ServiceEntry default/e: spec.endpoints[0].address: not implemented: \"db.example\" is not an IP address, and only static endpoints are served",
+            ],
         ),
         (
             format!("{BASE}  hosts: [a.example]\n  endpoints: [{{address: 10.0.0.1, ports: {{web: 80}}}}]\n"),
@@ -88,6 +90,8 @@ fn wrong_workload_entries_are_refused() {
 
 #[test]
 fn two_entries_cannot_declare_one_host() {
-    let text = entry(&format!("{BASE}  hosts: [a.example]\n")) + "---\n" + &entry(&format!("{BASE}  hosts: [a.example]\n")).replace("name: e}", "name: f}");
+    let text = entry(&format!("{BASE}  hosts: [a.example]\n"))
+        + "---\n"
+        + &entry(&format!("{BASE}  hosts: [a.example]\n")).replace("name: e}", "name: f}");
     assert_findings(&[(&text, &["9:1: error: ServiceEntry default/f: host default/a.example is already declared by another resource"])]);
 }

@@ -135,7 +135,8 @@ fn readiness_of_a_pod() {
 
 #[test]
 fn the_controller_names_the_workload() {
-    let owner = |kind: &str, name: &str| format!(", ownerReferences: [{{apiVersion: v1, kind: {kind}, name: {name}, uid: u, controller: true}}]");
+    let owner =
+        |kind: &str, name: &str| format!(", ownerReferences: [{{apiVersion: v1, kind: {kind}, name: {name}, uid: u, controller: true}}]");
     let rows = [
         (owner("ReplicaSet", "web-5d9"), "web", WorkloadType::Deployment),
         (owner("ReplicaSet", "web-5d9") + ", labels: {pod-template-hash: other}", "web-5d9", WorkloadType::Deployment),
@@ -177,7 +178,10 @@ fn wrong_pods_are_refused() {
             &pod("", "spec: {containers: []}\nstatus: {podIP: x}\n"),
             &["5:17: error: Pod default/p: status.podIP: \"x\" is not an IP address"],
         ),
-        (&pod(", labels: {a: 1}", "spec: {containers: []}\n"), &["3:33: error: Pod default/p: metadata.labels.a: invalid type: integer `1`, expected a string"]),
+        (
+            &pod(", labels: {a: 1}", "spec: {containers: []}\n"),
+            &["3:33: error: Pod default/p: metadata.labels.a: invalid type: integer `1`, expected a string"],
+        ),
     ]);
 }
 
@@ -188,23 +192,33 @@ fn slice(labels: &str, rest: &str) -> String {
 #[test]
 fn endpoint_slices_are_read_and_refused() {
     let ours = "kubernetes.io/service-name: reviews";
-    let mesh = mesh(&slice(ours, "addressType: IPv4\nports: [{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP}]\nendpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false}}]\n"));
+    let mesh = mesh(&slice(
+        ours,
+        "addressType: IPv4\nports: [{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP}]\nendpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false}}]\n",
+    ));
     let endpoints = &mesh.endpoints.values().next().unwrap().endpoints;
     assert_eq!(endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(), [true, false]);
     assert_eq!(endpoints[0].ports, [("http".into(), 8080)]);
     assert_findings(&[
-        (&slice(ours, "addressType: FQDN\nendpoints: []\n"), &["9:14: error: EndpointSlice default/e: addressType: FQDN is not implemented"]),
+        (
+            &slice(ours, "addressType: FQDN\nendpoints: []\n"),
+            &["9:14: error: EndpointSlice default/e: addressType: FQDN is not implemented"],
+        ),
         (
             &slice(ours, "addressType: IPv4\nendpoints: [{addresses: ['fd00::1']}]\n"),
             &["10:26: error: EndpointSlice default/e: endpoints[0].addresses[0]: fd00::1 is not of the slice's address type"],
         ),
         (
             &slice("", "addressType: IPv4\nendpoints: []\n"),
-            &["8:21: warning: EndpointSlice default/e: metadata.labels: no label kubernetes.io/service-name: belongs to no service; skipped"],
+            &[
+                "8:21: warning: EndpointSlice default/e: metadata.labels: no label kubernetes.io/service-name: belongs to no service; skipped",
+            ],
         ),
         (
             &slice("kubernetes.io/service-name: gone", "addressType: IPv4\nendpoints: []\n"),
-            &["8:58: error: EndpointSlice default/e: metadata.labels[\"kubernetes.io/service-name\"]: service default/gone.default.svc.cluster.local does not exist"],
+            &[
+                "8:58: error: EndpointSlice default/e: metadata.labels[\"kubernetes.io/service-name\"]: service default/gone.default.svc.cluster.local does not exist",
+            ],
         ),
     ]);
 }
@@ -225,19 +239,33 @@ fn gateways_are_read_and_refused() {
         (&gateway("", "istio", "port: 80, protocol: HTTP"), &["1:1: warning: Gateway class \"istio\" is not a waypoint class; skipped"]),
         (
             &gateway("", "istio-waypoint", "port: 15008, protocol: HTTP"),
-            &["6:3: error: Gateway default/w: spec.listeners: UnsupportedProtocol: a waypoint needs a listener with port 15008 and protocol HBONE"],
+            &[
+                "6:3: error: Gateway default/w: spec.listeners: UnsupportedProtocol: a waypoint needs a listener with port 15008 and protocol HBONE",
+            ],
         ),
         (
             &gateway(", labels: {istio.io/waypoint-for: everything}", "istio-waypoint", hbone),
-            &["3:53: error: Gateway default/w: metadata.labels[\"istio.io/waypoint-for\"]: \"everything\" is none of service, workload, all, none"],
+            &[
+                "3:53: error: Gateway default/w: metadata.labels[\"istio.io/waypoint-for\"]: \"everything\" is none of service, workload, all, none",
+            ],
         ),
         (
-            &gateway("", "istio-waypoint", &format!("{hbone}, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchExpressions: [{{key: a, operator: Exists}}]}}}}}}")),
-            &["7:104: error: Gateway default/w: spec.listeners[0].allowedRoutes.namespaces.selector.matchExpressions: not implemented: only matchLabels are read"],
+            &gateway(
+                "",
+                "istio-waypoint",
+                &format!(
+                    "{hbone}, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchExpressions: [{{key: a, operator: Exists}}]}}}}}}"
+                ),
+            ),
+            &[
+                "7:104: error: Gateway default/w: spec.listeners[0].allowedRoutes.namespaces.selector.matchExpressions: not implemented: only matchLabels are read",
+            ],
         ),
         (
             &gateway("", "istio-waypoint", &format!("{hbone}, allowedRoutes: {{namespaces: {{from: Any}}}}")),
-            &["7:83: error: Gateway default/w: spec.listeners[0].allowedRoutes.namespaces.from: unknown variant `Any`, expected one of `All`, `Selector`, `Same`"],
+            &[
+                "7:83: error: Gateway default/w: spec.listeners[0].allowedRoutes.namespaces.from: unknown variant `Any`, expected one of `All`, `Selector`, `Same`",
+            ],
         ),
     ]);
 }
@@ -245,19 +273,28 @@ fn gateways_are_read_and_refused() {
 #[test]
 fn a_binding_needs_a_waypoint_that_allows_it() {
     let bound = |namespace: &str| {
-        format!("---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels:\n    istio.io/use-waypoint: w\n    istio.io/use-waypoint-namespace: default\n")
+        format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels:\n    istio.io/use-waypoint: w\n    istio.io/use-waypoint-namespace: default\n"
+        )
     };
     let hbone = "port: 15008, protocol: HBONE";
     mesh(&(gateway("", "istio-waypoint", &format!("{hbone}, allowedRoutes: {{namespaces: {{from: All}}}}")) + &bound("other")));
-    let by_name = format!("{hbone}, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{kubernetes.io/metadata.name: other}}}}}}}}");
+    let by_name = format!(
+        "{hbone}, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{kubernetes.io/metadata.name: other}}}}}}}}"
+    );
     mesh(&(gateway("", "istio-waypoint", &by_name) + &bound("other")));
     // Another controller's waypoint is none of our business.
     assert_eq!(findings(&(gateway("", "istio-eastwest", hbone) + &bound("other"))).len(), 1);
     assert_findings(&[
         (
             &(gateway("", "istio-waypoint", hbone) + &bound("other")),
-            &["14:28: error: Namespace other: metadata.labels[\"istio.io/use-waypoint\"]: waypoint default/w does not allow namespace other"],
+            &[
+                "14:28: error: Namespace other: metadata.labels[\"istio.io/use-waypoint\"]: waypoint default/w does not allow namespace other",
+            ],
         ),
-        (&bound("default"), &["7:28: error: Namespace default: metadata.labels[\"istio.io/use-waypoint\"]: waypoint default/w does not exist"]),
+        (
+            &bound("default"),
+            &["7:28: error: Namespace default: metadata.labels[\"istio.io/use-waypoint\"]: waypoint default/w does not exist"],
+        ),
     ]);
 }

@@ -164,7 +164,8 @@ fn a_changed_reference_that_leads_nowhere_is_withheld() {
     dir.write("r.yaml", &ROUTE.replace("port: 80", "port: 81"));
     let batch = source.poll().unwrap();
     assert_eq!((keys(&batch), batch.rejected), (Vec::new(), 1));
-    let expected = format!("r.yaml:6:48: error: HTTPRoute default/r: spec.rules[0].backendRefs[0].port: service {REVIEWS_KEY} has no port 81");
+    let expected =
+        format!("r.yaml:6:48: error: HTTPRoute default/r: spec.rules[0].backendRefs[0].port: service {REVIEWS_KEY} has no port 81");
     assert_eq!(dir.texts(&batch.fresh), [expected]);
     // The port appears: the withheld version is taken without another look at its file.
     dir.write("a.yaml", &REVIEWS.replace("port: 80}", "port: 80}, {name: x, port: 81}"));

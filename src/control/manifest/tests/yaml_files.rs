@@ -1,11 +1,14 @@
-use super::{super::yaml, *};
+use super::{
+    super::{documents::documents, yaml},
+    *,
+};
 
 fn first(text: &str) -> yaml::Node {
-    yaml::documents(text.as_bytes()).into_iter().next().unwrap().unwrap()
+    documents(text.as_bytes()).into_iter().next().unwrap().unwrap()
 }
 
 fn broken(text: &str) -> (usize, usize, String) {
-    let broken = yaml::documents(text.as_bytes()).into_iter().find_map(Result::err).unwrap();
+    let broken = documents(text.as_bytes()).into_iter().find_map(Result::err).unwrap();
     (broken.at.line, broken.at.column, broken.message)
 }
 
@@ -84,7 +87,7 @@ fn aliases_are_expanded_within_a_budget() {
 #[test]
 fn nesting_is_bounded() {
     let flow = "[".repeat(300);
-    assert!(!yaml::documents(flow.as_bytes()).iter().any(Result::is_ok));
+    assert!(!documents(flow.as_bytes()).iter().any(Result::is_ok));
     let block: String = (0..300).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
     assert!(broken(&block).2.contains("nested deeper"), "{:?}", broken(&block));
 }
@@ -103,7 +106,7 @@ fn what_cannot_be_read_is_said_with_its_place() {
     for (text, line) in rows {
         assert_eq!(broken(text).0, line, "{text:?}: {:?}", broken(text));
     }
-    let documents = yaml::documents(b"a: 1\n---\nb: \xff\n");
+    let documents = documents(b"a: 1\n---\nb: \xff\n");
     let at = documents[1].as_ref().unwrap_err().at;
     assert!(documents[0].is_ok());
     assert_eq!((at.line, at.column), (3, 4));
@@ -112,7 +115,7 @@ fn what_cannot_be_read_is_said_with_its_place() {
 #[test]
 fn a_broken_document_does_not_hide_the_others() {
     let text = "%YAML 1.2\n---\na: 1\n---\n  b: [\n--- # third\nc: 3\n...\n---\n# nothing\n---\nd: 4\n";
-    let documents = yaml::documents(text.as_bytes());
+    let documents = documents(text.as_bytes());
     let read: Vec<_> = documents.iter().map(|d| d.as_ref().map(|n| (n.json().to_string(), n.at.line)).map_err(|b| b.at.line)).collect();
     assert_eq!(read, [Ok((r#"{"a":1}"#.into(), 3)), Err(6), Ok((r#"{"c":3}"#.into(), 7)), Ok((r#"{"d":4}"#.into(), 12))]);
 }
@@ -134,10 +137,7 @@ fn duplicate_and_merge_keys_are_errors_of_their_resource() {
         ),
         (
             "apiVersion: v1\nkind: Namespace\nmetadata: &m\n  name: a\nspec:\n  <<: *m\n",
-            &[
-                "6:3: error: Namespace a: spec.<<: merge keys are not supported",
-                "6:3: error: Namespace a: spec.<<: unknown field",
-            ],
+            &["6:3: error: Namespace a: spec.<<: merge keys are not supported", "6:3: error: Namespace a: spec.<<: unknown field"],
         ),
     ]);
 }
@@ -215,10 +215,8 @@ mod arbitrary {
 
     fn read(bytes: &[u8]) {
         let dir = Dir::new();
-        for document in yaml::documents(bytes) {
-            if let Ok(node) = document {
-                super::super::super::decode::objects(&dir.config(), node);
-            }
+        for node in documents(bytes).into_iter().flatten() {
+            super::super::super::decode::objects(&dir.config(), node);
         }
     }
 }
