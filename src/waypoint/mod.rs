@@ -3,6 +3,7 @@
 mod expect;
 mod guard;
 mod inner;
+mod interim;
 mod opaque;
 mod sniff;
 mod stack;
