@@ -6,4 +6,7 @@
 mod support;
 
 mod admission;
+mod authorization;
 mod protocols;
+mod retry;
+mod routing;
