@@ -160,3 +160,6 @@ fn handshake_reason(error: &TlsError, peer: std::net::SocketAddr) -> HandshakeFa
         TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity | TlsError::TrustDomain { .. } => HandshakeFailure::Identity,
     }
 }
+
+#[cfg(test)]
+mod tests;
