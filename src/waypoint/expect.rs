@@ -43,10 +43,10 @@ pub(super) fn gate(request: Request<Body>) -> (Request<Body>, Asked) {
     let opener = std::sync::Arc::downgrade(&send);
     let mut request = request.map(|body| Body::boxed(Gated { body, gate: Some(Box::pin(opened(receive))), patience: sleep(PATIENCE) }));
     hyper::ext::on_informational(&mut request, move |response| {
-        if response.status() == StatusCode::CONTINUE {
-            if let Some(gate) = opener.upgrade() {
-                gate.send_replace(Gate::Open);
-            }
+        if response.status() == StatusCode::CONTINUE
+            && let Some(gate) = opener.upgrade()
+        {
+            gate.send_replace(Gate::Open);
         }
     });
     (request, Asked(send))

@@ -60,10 +60,10 @@ const POISON: &[u8] = b"\0\n\n";
 impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(slow) = &mut this.slow {
-            if slow.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "request head did not come in time")));
-            }
+        if let Some(slow) = &mut this.slow
+            && slow.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "request head did not come in time")));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;

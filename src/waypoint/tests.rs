@@ -183,11 +183,12 @@ async fn errors_of_the_leaf_are_answers() {
     ];
     for (error, status, flag, attempts) in rows {
         // The request comes back unsent where nothing was sent.
-        let mut stack = stack(World::new(), move |dispatch| match error() {
-            error @ Error::Connect(_) => {
-                Box::pin(async move { Err(Failed { error, endpoint: Some(dispatch.endpoint), unsent: Some(Box::new(dispatch.request)) }) })
+        let mut stack = stack(World::new(), move |dispatch| {
+            let error = error();
+            if !matches!(error, Error::Connect(_)) {
+                return fail(dispatch, error);
             }
-            error => fail(dispatch, error),
+            Box::pin(async move { Err(Failed { error, endpoint: Some(dispatch.endpoint), unsent: Some(Box::new(dispatch.request)) }) })
         });
         let response = stack.get("/").await;
         assert_eq!(response.status().as_u16(), status);

@@ -246,16 +246,16 @@ impl Exchange {
         downstream: Option<OnUpgrade>,
         asked: Option<expect::Asked>,
     ) -> Response<Body> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if let Some(downstream) = downstream {
-                let upstream = hyper::upgrade::on(&mut response);
-                let half_open_idle = self.forward.shared.half_open_idle;
-                tokio::spawn(join_upgraded(downstream, upstream, self.in_flight, half_open_idle));
-                return response.map(|_| Body::Empty);
-            }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(downstream) = downstream
+        {
+            let upstream = hyper::upgrade::on(&mut response);
+            let half_open_idle = self.forward.shared.half_open_idle;
+            tokio::spawn(join_upgraded(downstream, upstream, self.in_flight, half_open_idle));
+            return response.map(|_| Body::Empty);
         }
         let closes = response.headers().get(CONNECTION).is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"close"));
-        let back = (!closes).then(|| (self.kept, send));
+        let back = (!closes).then_some((self.kept, send));
         response.map(|body| {
             let body = Returning { body, back, asked, in_flight: Some(self.in_flight) };
             body.into_body()

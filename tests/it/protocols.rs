@@ -229,6 +229,30 @@ async fn a_websocket_is_bytes_both_ways_after_the_101() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_websockets() {
+    let mut mesh = mesh().drain_deadline(Duration::from_secs(20)).start();
+    let (_app, _peer) = bytes_app(&mesh, |mut raw| async move {
+        raw.head().await;
+        raw.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        while let Some(line) = raw.find("\n").await {
+            raw.send(line).await;
+        }
+    });
+    let client = mesh.client("client");
+    let mut raw = raw(&client, &mesh, 80).await;
+    raw.send("GET /chat HTTP/1.1\r\nhost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    raw.head().await;
+    let drained = tokio::spawn(mesh.running.take().unwrap().shutdown());
+    eventually("no new tunnels", || async { TcpStream::connect(mesh.waypoint).await.is_err() }).await;
+    raw.send("still\n").await;
+    assert_eq!(raw.until("\n").await, "still\n");
+    assert!(!drained.is_finished());
+    raw.shutdown().await;
+    assert_eq!(raw.rest().await, "");
+    soon("the end of the drain", drained).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
     let mesh = mesh().start();
     let (app, _peer) = mesh.workload("echo-v1", "echo", 11);
@@ -741,7 +765,8 @@ async fn an_answer_that_breaks_off_is_not_taken_for_a_whole_one() {
         let mut raw = raw(&client, &mesh, 80).await;
         raw.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
         let all = raw.rest().await;
-        assert!(all.contains("hello") && !all.ends_with("0\r\n\r\n"), "{all}");
+        // The reset may overtake what came before it.
+        assert!(!all.ends_with("0\r\n\r\n"), "{all}");
         assert_eq!(mesh.record().await.flag.as_str(), "UC");
         let mut http2 = client.http2(mesh.net.addr(10, 80)).await;
         let request = Request::get(format!("http://test{path}")).body(Empty::<Bytes>::new()).unwrap();
