@@ -121,7 +121,7 @@ fn wrong_policies_are_refused() {
             "5:38: error: @.rules[0].to[0].operation.ports[0]: \"65536\" is not a port between 1 and 65535",
         ),
         (
-            "  rules: [{to: [{operation: {paths: ['/{**}/x']}}]}]",
+            "  rules: [{to: [{operation: {paths: ['/{**}/{*}']}}]}]",
             "5:38: error: @.rules[0].to[0].operation.paths[0]: {**} can only be the last segment",
         ),
         (
