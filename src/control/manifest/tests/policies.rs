@@ -122,7 +122,7 @@ fn wrong_policies_are_refused() {
         ),
         (
             "  rules: [{to: [{operation: {paths: ['/{**}/{*}']}}]}]",
-            "5:38: error: @.rules[0].to[0].operation.paths[0]: {**} can only be the last segment",
+            "5:38: error: @.rules[0].to[0].operation.paths[0]: nothing but text may follow {**} in path template \"/{**}/{*}\"",
         ),
         (
             "  rules: [{to: [{operation: {paths: ['/{x}']}}]}]",
