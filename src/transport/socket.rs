@@ -59,6 +59,13 @@ pub fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
     keepalive(SockRef::from(stream))
 }
 
+/// Makes the close of a connection a reset: the peer learns that it was broken off, and cannot take
+/// what it has for everything. Bytes that are not sent yet are lost.
+pub fn reset_on_close(stream: &TcpStream) {
+    // Fails only on a socket that is broken anyway.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
 /// Connects within `timeout`; NODELAY and keepalive are set. Cancel safe: dropping the future
 /// closes the socket.
 ///
