@@ -196,14 +196,14 @@ async fn an_idle_connection_gives_its_buffers_back_and_needs_no_timer() {
     // Each poll in a fresh turn of the task: within one turn the budget would run out.
     let mut moved = 0;
     while moved < 512 * KIB as u64 {
-        poll_fn(|cx| Poll::Ready(assert!(copy.poll(cx, timer.as_mut()).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(copy.poll(cx, timer.as_mut()).is_pending())).await);
         moved = copy.to_upstream.moved();
         yield_now().await;
     }
     assert!(copy.to_upstream.is_large() && copy.shrink_at.is_some());
     for _ in 0..2 {
         advance(SHRINK_AFTER).await;
-        poll_fn(|cx| Poll::Ready(assert!(copy.poll(cx, timer.as_mut()).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(copy.poll(cx, timer.as_mut()).is_pending())).await);
     }
     assert_eq!((copy.to_upstream.is_large(), copy.shrink_at, copy.idle_at), (false, None, None));
 }
