@@ -6,3 +6,5 @@
 mod support;
 
 mod admission;
+mod netns;
+mod through;

@@ -6,12 +6,14 @@ pub mod manifests;
 pub mod mesh;
 pub mod net;
 pub mod peer;
+pub mod ztunnel;
 
 pub use backend::Backend;
 pub use client::Client;
 pub use mesh::{Mesh, MeshBuilder};
 pub use net::Net;
 pub use peer::Peer;
+pub use ztunnel::Ztunnel;
 
 use std::{future::Future, time::Duration};
 
