@@ -11,6 +11,8 @@ RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
  && cargo build --release --locked \
  && rm -rf src
 COPY src src
+# The demo carries its manifests along.
+COPY config config
 # cargo compares times, and COPY keeps those of the checkout.
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked
 
