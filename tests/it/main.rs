@@ -6,5 +6,6 @@
 mod support;
 
 mod admission;
+mod examples;
 mod netns;
 mod through;
