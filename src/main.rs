@@ -1,3 +1,45 @@
 //! The `cairn` command.
 
-fn main() {}
+use cairn::{
+    app,
+    settings::{Cli, Command},
+    telemetry::log,
+};
+use clap::Parser as _;
+use std::{io, process::ExitCode};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Certs(command) => app::certs(&command, &mut io::stdout()).map(|()| 0),
+        Command::Check(command) => app::check(&command, &mut io::stdout()),
+        Command::Waypoint(command) => {
+            let log = log::init(command.process.log.as_deref(), command.process.log_json);
+            run(command.process.worker_threads, app::waypoint(*command, log))
+        }
+        Command::Ztunnel(command) => {
+            let log = log::init(command.process.log.as_deref(), command.process.log_json);
+            run(command.process.worker_threads, app::ztunnel(*command, log))
+        }
+        Command::Demo(command) => run(None, cairn::demo::demo(command)),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            // Written, not printed: a closed standard error is no reason to panic.
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("cairn: {error}\n"));
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn run(threads: Option<usize>, future: impl Future<Output = Result<(), app::AppError>>) -> Result<u8, app::AppError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.max(1));
+    }
+    let runtime = builder.enable_all().thread_name("cairn").build().map_err(|e| app::AppError::Run(e.into()))?;
+    let result = runtime.block_on(future);
+    // Tasks that are left have had their time.
+    runtime.shutdown_background();
+    result.map(|()| 0)
+}

@@ -1,1 +1,16 @@
-//! Wiring: rooms into running processes.
+//! Wiring: rooms into running processes. Everything started here is owned by a [`Running`].
+
+mod certs;
+mod check;
+mod config_dump;
+mod mesh;
+mod process;
+mod waypoint;
+mod ztunnel;
+
+pub use certs::certs;
+pub use check::check;
+pub use mesh::{MeshSource, OpenedMesh};
+pub use process::{AppError, Bound, Process, Running};
+pub use waypoint::{WaypointOptions, start_waypoint, waypoint};
+pub use ztunnel::{ZtunnelOptions, start_ztunnel, ztunnel};

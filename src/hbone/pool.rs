@@ -96,7 +96,9 @@ impl Pool {
         let config = &self.inner.config;
         let cert = self.inner.certs.fetch(&key.source).await.map_err(TunnelError::Certificate)?;
         let slot = self.slot(key);
-        let reserved = match slot.pick(config, &cert, slot.opening.try_lock().is_ok()) {
+        // While one request opens another tunnel, the rest go on with what there is.
+        let may_spread = slot.opening.try_lock().is_ok();
+        let reserved = match slot.pick(config, &cert, may_spread) {
             Some(reserved) => reserved,
             None => slot.open(self, key, &cert).await?,
         };

@@ -94,6 +94,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 9] = [
+        Self::Namespace,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::AuthorizationPolicy,
+    ];
+
     /// The kind as manifests spell it.
     pub fn as_str(self) -> &'static str {
         match self {

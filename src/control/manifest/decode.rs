@@ -148,21 +148,25 @@ fn object(config: &Config, node: Node, api_version: &str, kind_word: &str) -> Ob
     if kind != Kind::Namespace {
         check_name(&mut cx, "metadata.namespace", namespace, true);
     }
-    decode_kind(kind, cx)
+    let outcome = if known_version { decode_kind(kind, &mut cx) } else { None };
+    finish(kind, cx, outcome)
 }
 
-fn decode_kind(kind: Kind, mut cx: Cx<'_>) -> Object {
-    let outcome = match kind {
-        Kind::Namespace => core::namespace(&mut cx),
-        Kind::Service => core::service(&mut cx),
-        Kind::EndpointSlice => core::endpoint_slice(&mut cx),
-        Kind::Pod => pod::pod(&mut cx),
-        Kind::ServiceEntry => service_entry::service_entry(&mut cx),
-        Kind::WorkloadEntry => workload_entry::workload_entry(&mut cx),
-        Kind::Gateway => gateway::gateway(&mut cx),
-        Kind::HttpRoute => route::http_route(&mut cx),
-        Kind::AuthorizationPolicy => policy::authorization_policy(&mut cx),
-    };
+fn decode_kind(kind: Kind, cx: &mut Cx<'_>) -> Option<Outcome> {
+    match kind {
+        Kind::Namespace => core::namespace(cx),
+        Kind::Service => core::service(cx),
+        Kind::EndpointSlice => core::endpoint_slice(cx),
+        Kind::Pod => pod::pod(cx),
+        Kind::ServiceEntry => service_entry::service_entry(cx),
+        Kind::WorkloadEntry => workload_entry::workload_entry(cx),
+        Kind::Gateway => gateway::gateway(cx),
+        Kind::HttpRoute => route::http_route(cx),
+        Kind::AuthorizationPolicy => policy::authorization_policy(cx),
+    }
+}
+
+fn finish(kind: Kind, cx: Cx<'_>, outcome: Option<Outcome>) -> Object {
     if let Some(Outcome::Foreign(class)) = &outcome {
         let reason = format!("Gateway class {class:?} is not a waypoint class; skipped");
         return Object::Skipped { kind: format!("Gateway/{class}"), at: cx.node.at, gateway: Some(cx.id.name), reason };

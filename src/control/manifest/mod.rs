@@ -1,12 +1,13 @@
 //! Configuration from files: plain Kubernetes manifests, watched.
 //!
-//! `files` finds and reads, `yaml` parses, `decode` (with one file per group of kinds) turns each
+//! `files` finds and reads, `documents` parses to `yaml`'s tree, `decode` (with one file per group of kinds) turns each
 //! object into resources of the model, `validate` holds references against the whole mesh, and
 //! `reconcile` decides what serves: a broken change never replaces what was good before, and an
 //! authorization policy that never was good denies its scope.
 
 mod core;
 mod decode;
+mod documents;
 mod files;
 mod filters;
 mod gateway;
@@ -28,4 +29,5 @@ mod yaml;
 mod tests;
 
 pub use located::Located;
+pub use route::parse_duration;
 pub use source::{Batch, Config, Loaded, ManifestSource, load};

@@ -296,8 +296,9 @@ fn problems(index: &Index<'_>, id: &ResourceId, references: &[Reference]) -> Vec
     let mut found: Vec<Issue> = Vec::new();
     for reference in references {
         let Some(message) = index.problem(&reference.referent) else { continue };
-        // A missing service is missing with each of its ports, too.
-        if found.last().is_none_or(|last| last.message != message) {
+        // A missing service is missing with its port, too: say it once.
+        let beside = |last: &Issue| last.field.rsplit_once('.').map(|f| f.0) == reference.field.rsplit_once('.').map(|f| f.0);
+        if found.last().is_none_or(|last| last.message != message || !beside(last)) {
             found.push(Issue { severity: Severity::Error, at: reference.at, field: reference.field.clone(), message });
         }
     }

@@ -240,7 +240,8 @@ fn duration(cx: &mut Cx<'_>, field: &str, text: &str) -> Option<Duration> {
     parsed
 }
 
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a duration of the Gateway API: `10s`, `500ms`, `1h30m` (GEP-2257); `None` if it is none.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (mut total, mut rest, mut parts) = (Duration::ZERO, text, 0);
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

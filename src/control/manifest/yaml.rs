@@ -1,22 +1,7 @@
-//! A tree of YAML (or JSON, which is read as YAML) that knows where everything stands.
-//!
-//! Knows nothing of Kubernetes. Aliases are expanded within a budget; merge keys and duplicate keys
-//! are marked as faults of their entry, so that the rest of the document stays readable.
+//! A tree of YAML or JSON values that knows where everything stands, and the paths that lead into
+//! it. Knows nothing of Kubernetes.
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::Number;
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
-
-/// Deepest nesting of a document: far above any Kubernetes type, far below our stack.
-const MAX_DEPTH: usize = 100;
-/// Nodes that aliases may add to a document, against "billion laughs".
-const MAX_EXPANDED: usize = 100_000;
-/// Largest file: etcd refuses objects above 1.5 MiB, and a file may hold many.
-pub(super) const MAX_BYTES: usize = 32 << 20;
 
 /// A place in a file; both numbers count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -101,7 +86,8 @@ impl Node {
         matches!(self.value, Value::List(_) | Value::Map(_))
     }
 
-    fn weight(&self) -> usize {
+    /// How many values it is made of.
+    pub(super) fn weight(&self) -> usize {
         1 + match &self.value {
             Value::List(items) => items.iter().map(Self::weight).sum(),
             Value::Map(entries) => entries.iter().map(|e| e.node.weight()).sum(),
@@ -109,255 +95,14 @@ impl Node {
         }
     }
 
-    fn depth(&self) -> usize {
+    /// How many levels it has.
+    pub(super) fn depth(&self) -> usize {
         1 + match &self.value {
             Value::List(items) => items.iter().map(Self::depth).max().unwrap_or(0),
             Value::Map(entries) => entries.iter().map(|e| e.node.depth()).max().unwrap_or(0),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => 0,
         }
     }
-}
-
-/// Reads all documents of a file. A broken document does not hide the others: the file is cut at
-/// `---` lines first, which YAML reserves for that.
-pub(super) fn documents(bytes: &[u8]) -> Vec<Result<Node, Broken>> {
-    if bytes.len() > MAX_BYTES {
-        let message = format!("file is larger than {} MiB", MAX_BYTES >> 20);
-        return vec![Err(Broken { at: Position { line: 1, column: 1 }, message, text: String::new() })];
-    }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    chunks(bytes).into_iter().flat_map(|(first_line, chunk)| chunk_documents(first_line, chunk)).collect()
-}
-
-/// Cuts before every line that starts a document; with the number of lines before each chunk.
-fn chunks(bytes: &[u8]) -> Vec<(usize, &[u8])> {
-    let mut chunks = Vec::new();
-    let (mut start, mut start_line, mut offset) = (0, 0, 0);
-    for (line_number, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
-        let marker = line.strip_prefix(b"---").is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace));
-        if marker && offset > 0 {
-            chunks.push((start_line, &bytes[start..offset]));
-            (start, start_line) = (offset, line_number);
-        }
-        offset += line.len();
-    }
-    chunks.push((start_line, &bytes[start..]));
-    chunks.retain(|(_, chunk)| !is_blank(chunk));
-    chunks
-}
-
-/// Only comments, directives and document marks.
-fn is_blank(chunk: &[u8]) -> bool {
-    chunk.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).all(|line| matches!(line, b"" | b"---" | b"...") || matches!(line[0], b'#' | b'%'))
-}
-
-fn chunk_documents(lines_before: usize, chunk: &[u8]) -> Vec<Result<Node, Broken>> {
-    let text = match std::str::from_utf8(chunk) {
-        Ok(text) => text,
-        Err(error) => {
-            let good = &chunk[..error.valid_up_to()];
-            let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-            let line = lines_before + 1 + good.iter().filter(|b| **b == b'\n').count();
-            let column = 1 + String::from_utf8_lossy(&good[line_start..]).chars().count();
-            let text = String::from_utf8_lossy(chunk).into_owned();
-            return vec![Err(Broken { at: Position { line, column }, message: "not UTF-8".into(), text })];
-        }
-    };
-    // JSON may be indented with tabs, which YAML forbids; inside its strings they cannot stand.
-    let body = text.trim_start_matches("---").trim_start();
-    let text = if body.starts_with(['{', '[']) { Cow::Owned(text.replace('\t', " ")) } else { Cow::Borrowed(text) };
-    // The parser holds a few `unreachable!`s; a file must never be able to end this process.
-    let parsed = catch_unwind(AssertUnwindSafe(|| parse(&text, lines_before)));
-    parsed.unwrap_or_else(|_| {
-        let at = Position { line: lines_before + 1, column: 1 };
-        vec![Err(Broken { at, message: "not readable as YAML".into(), text: text.clone().into_owned() })]
-    })
-}
-
-fn parse(text: &str, lines_before: usize) -> Vec<Result<Node, Broken>> {
-    let mut parser = Parser::new_from_str(text);
-    let mut builder = Builder { lines_before, ..Builder::default() };
-    while let Some(next) = parser.next_event() {
-        let step = match next {
-            Ok((event, span)) => builder.take(event, span),
-            Err(error) => {
-                let mark = error.marker();
-                Err((Position { line: lines_before + mark.line(), column: mark.col() + 1 }, error.info().to_owned()))
-            }
-        };
-        if let Err((at, message)) = step {
-            builder.documents.push(Err(Broken { at, message, text: text.to_owned() }));
-            break;
-        }
-    }
-    builder.documents
-}
-
-type Step<T> = Result<T, (Position, String)>;
-
-/// Turns the parser's events into trees.
-#[derive(Default)]
-struct Builder {
-    lines_before: usize,
-    documents: Vec<Result<Node, Broken>>,
-    open: Vec<Open>,
-    anchors: HashMap<usize, Node>,
-    expanded: usize,
-}
-
-/// A collection whose end has not come yet.
-struct Open {
-    at: Position,
-    anchor: usize,
-    items: Items,
-}
-
-enum Items {
-    List(Vec<Node>),
-    /// Entries, and the key whose value comes next.
-    Map(Vec<Entry>, Option<(String, Position, Option<&'static str>)>),
-}
-
-impl Builder {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Step<()> {
-        let at = Position { line: self.lines_before + span.start.line(), column: span.start.col() + 1 };
-        match event {
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
-            Event::DocumentStart(_) => {
-                (self.anchors, self.expanded) = (HashMap::new(), 0);
-                Ok(())
-            }
-            Event::Alias(id) => self.alias(id, at),
-            Event::Scalar(text, style, anchor, tag) => {
-                if let Some(pending) = self.awaits_key() {
-                    let fault = (text == "<<" && style == ScalarStyle::Plain).then_some("merge keys are not supported");
-                    *pending = Some((text.into_owned(), at, fault));
-                    return Ok(());
-                }
-                let value = scalar(text, style, tag.as_deref()).map_err(|message| (at, message))?;
-                self.place(Node { at, value }, anchor)
-            }
-            Event::SequenceStart(anchor, tag) => self.start(at, anchor, tag.as_deref(), Items::List(Vec::new())),
-            Event::MappingStart(anchor, tag) => self.start(at, anchor, tag.as_deref(), Items::Map(Vec::new(), None)),
-            Event::SequenceEnd | Event::MappingEnd => self.end(at),
-        }
-    }
-
-    /// The slot for a key, if the innermost mapping waits for one.
-    fn awaits_key(&mut self) -> Option<&mut Option<(String, Position, Option<&'static str>)>> {
-        match &mut self.open.last_mut()?.items {
-            Items::Map(_, pending) if pending.is_none() => Some(pending),
-            Items::Map(..) | Items::List(_) => None,
-        }
-    }
-
-    fn start(&mut self, at: Position, anchor: usize, tag: Option<&Tag>, items: Items) -> Step<()> {
-        if self.awaits_key().is_some() {
-            return Err((at, "a key must be text".into()));
-        }
-        if self.open.len() >= MAX_DEPTH {
-            return Err((at, format!("nested deeper than {MAX_DEPTH} levels")));
-        }
-        if tag.is_some_and(|t| !t.is_yaml_core_schema() || !matches!(t.suffix.as_str(), "map" | "seq")) {
-            return Err((at, "tags are not supported".into()));
-        }
-        self.open.push(Open { at, anchor, items });
-        Ok(())
-    }
-
-    fn end(&mut self, at: Position) -> Step<()> {
-        let Some(open) = self.open.pop() else { return Err((at, "end without a start".into())) };
-        let value = match open.items {
-            Items::List(items) => Value::List(items),
-            Items::Map(mut entries, _) => {
-                mark_duplicates(&mut entries);
-                Value::Map(entries)
-            }
-        };
-        self.place(Node { at: open.at, value }, open.anchor)
-    }
-
-    fn alias(&mut self, id: usize, at: Position) -> Step<()> {
-        if self.awaits_key().is_some() {
-            return Err((at, "a key must be text".into()));
-        }
-        let Some(node) = self.anchors.get(&id).cloned() else { return Err((at, "alias of an unfinished anchor".into())) };
-        self.expanded += node.weight();
-        if self.expanded > MAX_EXPANDED {
-            return Err((at, format!("aliases expand to more than {MAX_EXPANDED} values")));
-        }
-        if self.open.len() + node.depth() > MAX_DEPTH {
-            return Err((at, format!("nested deeper than {MAX_DEPTH} levels")));
-        }
-        self.place(node, 0)
-    }
-
-    fn place(&mut self, node: Node, anchor: usize) -> Step<()> {
-        if anchor > 0 {
-            self.anchors.insert(anchor, node.clone());
-        }
-        match self.open.last_mut().map(|open| &mut open.items) {
-            None => self.documents.push(Ok(node)),
-            Some(Items::List(items)) => items.push(node),
-            Some(Items::Map(entries, pending)) => match pending.take() {
-                Some((key, at, fault)) => entries.push(Entry { key, at, node, fault }),
-                None => return Err((node.at, "a key must be text".into())),
-            },
-        }
-        Ok(())
-    }
-}
-
-fn mark_duplicates(entries: &mut [Entry]) {
-    let mut seen = HashSet::with_capacity(entries.len());
-    for entry in entries {
-        if !seen.insert(entry.key.clone()) {
-            entry.fault = Some("duplicate key");
-        }
-    }
-}
-
-/// YAML 1.2 core schema; quoted scalars are text.
-fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
-    if let Some(tag) = tag {
-        let forced = match (tag.is_yaml_core_schema(), tag.suffix.as_str()) {
-            (true, "str") => Some(Value::Text(text.clone().into_owned())),
-            (true, "int" | "float" | "bool" | "null") => Some(plain(&text)),
-            (true | false, _) => None,
-        };
-        return forced.ok_or_else(|| "tags are not supported".into());
-    }
-    Ok(if style == ScalarStyle::Plain { plain(&text) } else { Value::Text(text.into_owned()) })
-}
-
-fn plain(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        _ => number(text).map_or_else(|| Value::Text(text.to_owned()), Value::Number),
-    }
-}
-
-fn number(text: &str) -> Option<Number> {
-    if let Some(hex) = text.strip_prefix("0x") {
-        return plain_digits(hex).then(|| u64::from_str_radix(hex, 16).ok()).flatten().map(Number::from);
-    }
-    if let Some(octal) = text.strip_prefix("0o") {
-        return plain_digits(octal).then(|| u64::from_str_radix(octal, 8).ok()).flatten().map(Number::from);
-    }
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let starts = unsigned.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'.');
-    if !starts || !unsigned.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'-' | b'+')) {
-        return None;
-    }
-    let text = text.strip_prefix('+').unwrap_or(text);
-    let whole = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from)).ok();
-    whole.or_else(|| text.parse::<f64>().ok().and_then(Number::from_f64))
-}
-
-fn plain_digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Where the field that a path names stands; as much of the path as exists is followed. Scalars are

@@ -109,8 +109,8 @@ pub fn handshake_failure(reason: HandshakeFailure) {
 }
 
 /// Counts a resource whose new version was rejected: `cairn_config_rejected_total{kind}`.
-pub fn config_rejected(kind: Kind) {
-    counter!("cairn_config_rejected_total", "kind" => kind.as_str()).increment(1);
+pub fn config_rejected(kind: Option<Kind>) {
+    counter!("cairn_config_rejected_total", "kind" => kind.map_or("unreadable", Kind::as_str)).increment(1);
 }
 
 /// Tells which version of the configuration is served: `cairn_config_version`.

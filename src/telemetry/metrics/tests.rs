@@ -114,7 +114,7 @@ fn connections_carry_the_labels_of_ztunnel_and_their_flag_at_the_end() {
 #[test]
 fn rare_events_have_names_and_closed_labels() {
     let mut lines = rendered(|| {
-        config_rejected(Kind::HttpRoute);
+        config_rejected(Some(Kind::HttpRoute));
         config_version(7);
         cert_reload(true);
         cert_reload(false);

@@ -1,0 +1,112 @@
+//! From manifests to snapshots, at start and while running.
+
+use super::AppError;
+use crate::{
+    control::manifest::{self, Batch, Located, ManifestSource},
+    model::Kind,
+    runtime::DrainWatch,
+    state::{Compile, SnapshotHandle, Store},
+    telemetry,
+};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// How often files are looked at: a change is served well within a second.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Manifests that were read once, and go on being watched.
+#[derive(Debug)]
+pub struct MeshSource {
+    source: ManifestSource,
+    first: Batch,
+    findings: Findings,
+}
+
+/// What is wrong with the manifests now, for the configuration dump.
+pub(super) type Findings = Arc<Mutex<Vec<Located>>>;
+
+/// A mesh that is served and followed.
+#[derive(Debug)]
+pub struct OpenedMesh<S> {
+    /// Reads snapshots.
+    pub handle: SnapshotHandle<S>,
+    /// What is wrong now.
+    pub findings: Findings,
+}
+
+impl MeshSource {
+    /// Reads the manifests.
+    ///
+    /// # Errors
+    /// When they are invalid, unless `config` is lenient. All findings are logged first.
+    pub fn open(config: manifest::Config) -> Result<Self, AppError> {
+        let lenient = config.lenient;
+        let mut source = ManifestSource::new(config);
+        let first = source.poll().unwrap_or_default();
+        report(&first.findings);
+        let errors = first.findings.iter().filter(|f| f.is_error()).count();
+        if errors > 0 && !lenient {
+            return Err(AppError::Manifests(errors));
+        }
+        let findings = Arc::new(Mutex::new(first.findings.clone()));
+        Ok(Self { source, first, findings })
+    }
+
+    /// Compiles what was read and follows the files until `drain` is signalled.
+    pub fn follow<C: Compile>(self, compiler: C, drain: &DrainWatch) -> OpenedMesh<C::Snapshot> {
+        let Self { source, first, findings } = self;
+        let mut store = Store::new(compiler);
+        telemetry::config_version(store.apply(first.changes));
+        let handle = store.handle();
+        let (send, mut batches) = mpsc::channel::<Batch>(4);
+        let stop = drain.clone();
+        tokio::spawn(async move { source.run(send, POLL, stop.signaled()).await });
+        let known = findings.clone();
+        tokio::spawn(async move {
+            while let Some(batch) = batches.recv().await {
+                report(&batch.fresh);
+                for finding in batch.fresh.iter().filter(|f| f.is_error()) {
+                    telemetry::config_rejected(kind(finding));
+                }
+                *known.lock().unwrap_or_else(PoisonError::into_inner) = batch.findings;
+                let changes = batch.changes.len();
+                // Compiling is work for a core, not for a thread that carries traffic.
+                let applied = tokio::task::spawn_blocking(move || {
+                    let version = store.apply(batch.changes);
+                    (store, version)
+                });
+                let Ok((back, version)) = applied.await else {
+                    tracing::error!("compiling the mesh has failed; changes are no longer followed");
+                    return;
+                };
+                store = back;
+                telemetry::config_version(version);
+                tracing::info!(version, changes, rejected = batch.rejected, "mesh changed");
+            }
+        });
+        OpenedMesh { handle, findings }
+    }
+
+    /// The batch that was read at start.
+    pub fn first(&self) -> &Batch {
+        &self.first
+    }
+}
+
+fn report(findings: &[Located]) {
+    for finding in findings {
+        if finding.is_error() {
+            tracing::error!(target: "cairn::manifest", "{finding}");
+        } else {
+            tracing::warn!(target: "cairn::manifest", "{finding}");
+        }
+    }
+}
+
+fn kind(finding: &Located) -> Option<Kind> {
+    let word = finding.resource.split(' ').next()?;
+    Kind::ALL.into_iter().find(|kind| kind.as_str() == word)
+}

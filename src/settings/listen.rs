@@ -1,0 +1,72 @@
+//! Where to listen.
+
+use clap::Args;
+use std::{net::SocketAddr, str::FromStr};
+
+/// A listener's address, or `off`. Port 0 takes a free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// No such listener.
+    Off,
+    /// This address.
+    At(SocketAddr),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| "neither ADDRESS:PORT nor off".to_owned())
+    }
+}
+
+/// Listeners of every mode.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Listeners (ADDRESS:PORT, or off; port 0 takes a free one)")]
+pub struct AdminListeners {
+    /// Prometheus metrics
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15020")]
+    pub metrics_address: ListenAddress,
+    /// Readiness
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15021")]
+    pub readiness_address: ListenAddress,
+    /// Configuration dump, log level, shutdown; keep it on loopback
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    pub admin_address: ListenAddress,
+}
+
+/// Listeners of a waypoint.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Listeners (ADDRESS:PORT, or off; port 0 takes a free one)")]
+pub struct WaypointListeners {
+    /// HBONE from ztunnels
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15008")]
+    pub hbone_address: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at the type")]
+    pub admin: AdminListeners,
+}
+
+/// Listeners of a ztunnel.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Listeners (ADDRESS:PORT, or off; port 0 takes a free one)")]
+pub struct ZtunnelListeners {
+    /// HBONE to the workload
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15008")]
+    pub hbone_address: ListenAddress,
+    /// Redirected plaintext to the workload
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15006")]
+    pub plaintext_address: ListenAddress,
+    /// Redirected traffic of the workload
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15001")]
+    pub outbound_address: ListenAddress,
+    /// SOCKS5 for the workload; keep it on loopback
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15080")]
+    pub socks5_address: ListenAddress,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at the type")]
+    pub admin: AdminListeners,
+}

@@ -1,0 +1,8 @@
+//! Whole meshes over real TCP and TLS, on loopback addresses of their own.
+//!
+//! One binary for all of them: link time is the tax on small machines. Tests run in parallel; each
+//! takes a network of its own in 127.0.0.0/8, because HBONE peers always listen on port 15008.
+
+mod support;
+
+mod admission;
