@@ -95,6 +95,8 @@ fn each_rule_in_its_order() {
         ("8: a plain workload", "client", "10.0.0.3:9", "plain 10.0.0.3:9".into()),
         ("loop: a reserved port on loopback", "client", "127.0.0.1:15001", "the destination is this proxy itself".into()),
         ("loop: a listener's port on loopback", "client", "127.0.0.1:4000", "the destination is this proxy itself".into()),
+        ("loop: our own address through a tunnel", "client", "10.0.0.1:15008", "the destination is this proxy itself".into()),
+        ("no loop: ourselves", "client", "10.0.0.1:80", "hbone 10.0.0.1:80 via 10.0.0.1:15008 as client".into()),
         ("loop: our own address", "client-plain", "10.0.0.8:15006", "the destination is this proxy itself".into()),
         ("loop: a service that leads to us", "client-plain", "10.1.0.7:80", "the destination is this proxy itself".into()),
         ("no loop: somebody else's port", "client", "192.0.2.1:15001", "passthrough 192.0.2.1:15001".into()),

@@ -115,10 +115,12 @@ pub(crate) fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Built {
 impl Built {
     pub(crate) fn through(mut self, waypoint: &str) -> Self {
         let binding = WaypointBinding::To(ResourceName::new(NAMESPACE, waypoint));
-        match &mut self.0 {
-            Resource::Service(service) => service.waypoint = binding,
-            Resource::Workload(workload) => workload.waypoint = binding,
-            other => panic!("{other:?} has no waypoint"),
+        if let Resource::Service(service) = &mut self.0 {
+            service.waypoint = binding;
+        } else if let Resource::Workload(workload) = &mut self.0 {
+            workload.waypoint = binding;
+        } else {
+            panic!("{:?} has no waypoint", self.0);
         }
         self
     }
@@ -140,12 +142,6 @@ impl Built {
     pub(crate) fn labelled(mut self, app: &str) -> Self {
         let Resource::Workload(workload) = &mut self.0 else { panic!("not a workload") };
         workload.labels = [("app".into(), app.into())].into();
-        self
-    }
-
-    pub(crate) fn with_identity(mut self, name: &str) -> Self {
-        let Resource::Workload(workload) = &mut self.0 else { panic!("not a workload") };
-        workload.identity = identity(name);
         self
     }
 

@@ -4,6 +4,7 @@ use super::{
 };
 use crate::{
     model::{Action, Clause, Match, Rule, StringMatch, Term, Test},
+    runtime::{DrainTrigger, drain},
     telemetry::{Record, ResponseFlag, TcpEvent, TcpRecord},
     transport::OriginalDst,
     ztunnel::{OwnPorts, Shared, plaintext, tracker},
@@ -18,15 +19,18 @@ use tokio::{
 /// A proxy to which connections come as if redirected from `dst`.
 struct Redirected {
     shared: Arc<Shared>,
+    // Dropped, it would force the drain.
+    _drain: DrainTrigger,
     records: mpsc::Receiver<Record>,
 }
 
 impl Redirected {
     fn new(stand: &Stand) -> Self {
         let (ztunnel, records) = stand.ztunnel("server", "server");
-        let shared = Arc::new(ztunnel.shared(OwnPorts::default()));
+        let (drain, watch) = drain::new();
+        let shared = Arc::new(ztunnel.shared(OwnPorts::default(), watch));
         tokio::spawn(tracker::run(shared.clone()));
-        Self { shared, records }
+        Self { shared, _drain: drain, records }
     }
 
     async fn connect(&self, dst: SocketAddr) -> TcpStream {

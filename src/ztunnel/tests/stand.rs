@@ -133,7 +133,7 @@ impl Stand {
     /// A tunnel to `place` as `name`, to say whatever a client may say.
     pub(super) async fn tunnel(&self, name: &str, ip: IpAddr, expected: &str) -> h2::client::SendRequest<bytes::Bytes> {
         let io = TcpStream::connect((ip, HBONE_PORT)).await.unwrap();
-        let (io, _) = tls::connect(io, &*self.cert(name), &[identity(expected)]).await.unwrap();
+        let (io, _) = tls::connect(io, &self.cert(name), &[identity(expected)]).await.unwrap();
         let (send, connection) = h2::client::handshake(io).await.unwrap();
         tokio::spawn(connection);
         send
