@@ -159,7 +159,10 @@ fn nodes(mesh: &Mesh, manifests: &Path, certs: Arc<MultiCertSource>) -> Result<(
                 apps.start(app, SocketAddr::new(ip, 9080), SocketAddr::new(ip, SOCKS5))?;
             }
             let local = Local { uid: workload.uid.clone(), identity: workload.identity.clone() };
-            let ztunnel = Ztunnel::new(ztunnel::Config::default(), local, certs.clone(), opened.handle.clone(), AccessLog::off());
+            let mut config = ztunnel::Config::default();
+            // In a pod's own network namespace this is so by itself.
+            config.hbone.source_address = Some(ip);
+            let ztunnel = Ztunnel::new(config, local, certs.clone(), opened.handle.clone(), AccessLog::off());
             tokio::spawn(ztunnel.serve(listeners, watch.clone()));
         }
     }

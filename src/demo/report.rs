@@ -10,7 +10,7 @@ use std::{fmt::Write as _, time::Duration};
 pub(super) fn welcome(city: &City) -> String {
     let workloads = city.workloads.len();
     format!(
-        "cairn demo: bookinfo on loopback. {workloads} workloads, each with its own certificate; one waypoint.\n\
+        "cairn demo: bookinfo on loopback. {workloads} workloads with certificates of their service accounts; one of them is the waypoint.\n\
          Configured by the Kubernetes manifests in {}\n",
         city.manifests.display()
     )

@@ -3,7 +3,7 @@
 
 use super::Shared;
 use crate::{
-    authz::{Attributes, PolicyRule, Reason, Ruleset, Verdict},
+    authz::{Attributes, PolicyRule, Ruleset, Verdict},
     model::Identity,
     telemetry::counters,
 };
@@ -55,18 +55,11 @@ impl Subject {
             return Ok(());
         }
         counters().authorization_denied.increment(1);
-        Err(denied(reason))
+        Err(Denied(reason.rule().cloned()))
     }
 
     fn attributes(&self) -> Attributes<'_> {
         Attributes { identity: self.identity.as_ref(), source_ip: self.source, destination: self.destination, sni: None, http: None }
-    }
-}
-
-fn denied(reason: Reason) -> Denied {
-    match reason {
-        Reason::NoPolicy | Reason::NotAllowed => Denied(None),
-        Reason::Allowed(rule) | Reason::Denied(rule) | Reason::Invalid(rule) => Denied(Some(rule)),
     }
 }
 
@@ -115,7 +108,7 @@ impl Tracker {
             let verdict = rules.check(&entry.subject.attributes());
             if !verdict.allowed {
                 counters().authorization_denied.increment(1);
-                entry.denied.send_replace(Some(denied(verdict.reason)));
+                entry.denied.send_replace(Some(Denied(verdict.reason.rule().cloned())));
             }
         }
     }
