@@ -120,7 +120,7 @@ async fn policy_is_judged_by_who_the_peer_has_proved_to_be() {
         assert_eq!(status(&mut stranger, Method::CONNECT, target.clone()).await, StatusCode::UNAUTHORIZED);
         let record = running.record().await;
         assert_eq!(record.flag, ResponseFlag::Denied);
-        assert_eq!(record.error.as_deref(), Some("policy rejection: allow policies exist, but none allowed"));
+        assert_eq!(record.error.as_deref(), Some("policy rejection: allow policies exist, but none allowed: ns[demo]-policy[only-client]"));
         stand.apply([policy("not-client", Action::Deny, vec![from("client")])]);
         assert_eq!(status(&mut client, Method::CONNECT, target).await, StatusCode::UNAUTHORIZED, "on a tunnel that was open before");
         let record = running.record().await;
