@@ -187,7 +187,7 @@ fn envoy_command(site: &Site) -> Command {
         .replace("CERTS", &site.certs("waypoint").display().to_string());
     let config = site.write("envoy.yaml", &text);
     let mut command = Command::new(envoy().expect("looked for before"));
-    command.arg("-c").arg(config).args(["--concurrency", "2", "--log-level", "error", "--base-id", "71"]);
+    command.arg("-c").arg(config).args(["--concurrency", "2", "--log-level", "warning", "--base-id", "71"]);
     command.current_dir(Path::new("/"));
     command
 }
