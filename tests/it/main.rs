@@ -6,3 +6,8 @@
 mod support;
 
 mod admission;
+mod bad_input;
+mod command;
+mod drain;
+mod reload;
+mod rotation;

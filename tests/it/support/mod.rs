@@ -6,12 +6,16 @@ pub mod manifests;
 pub mod mesh;
 pub mod net;
 pub mod peer;
+pub mod process;
+pub mod wire;
 
 pub use backend::Backend;
 pub use client::Client;
 pub use mesh::{Mesh, MeshBuilder};
 pub use net::Net;
 pub use peer::Peer;
+pub use process::Process;
+pub use wire::Wire;
 
 use std::{future::Future, time::Duration};
 
