@@ -4,7 +4,7 @@ use super::{Client, Config, ConnectError, ConnectHeaders, TunnelIo, client::Rese
 use crate::{
     model::Identity,
     transport::{
-        socket,
+        socket::{self, ConnectOptions},
         tls::{self, CertError, CertSource, TlsError, WorkloadCert},
     },
 };
@@ -154,7 +154,8 @@ impl Pool {
     async fn dial(&self, key: &PoolKey, cert: &WorkloadCert) -> Result<Client, TunnelError> {
         let config = &self.inner.config;
         let dial = async {
-            let io = socket::connect(key.address, config.handshake_timeout).await.map_err(TunnelError::Connect)?;
+            let options = ConnectOptions { local: config.source_address, ..ConnectOptions::new(config.handshake_timeout) };
+            let io = socket::connect_with(key.address, options).await.map_err(TunnelError::Connect)?;
             let (io, _) = tls::connect(io, cert, &key.destinations).await.map_err(TunnelError::Tls)?;
             Client::handshake(io, config).await.map_err(TunnelError::Handshake)
         };

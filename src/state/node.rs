@@ -74,6 +74,16 @@ impl NodeSnapshot {
         self.workloads.get(&address.to_canonical())
     }
 
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<NodeService>> {
+        self.hosts.values()
+    }
+
+    /// This proxy's own workloads.
+    pub fn local_workloads(&self) -> impl Iterator<Item = &Arc<NodeWorkload>> {
+        self.local.values()
+    }
+
     /// One of this proxy's own workloads, by uid.
     pub fn local(&self, uid: &str) -> Option<&Arc<NodeWorkload>> {
         self.local.get(uid)

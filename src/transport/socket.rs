@@ -27,12 +27,14 @@ pub struct ConnectOptions {
     /// Speak from this address although it is not ours (IP_TRANSPARENT, CAP_NET_ADMIN). When that
     /// is not possible, the connection is made from our own address, with a warning.
     pub source: Option<IpAddr>,
+    /// Which of our own addresses to speak from; the routing table decides when absent.
+    pub local: Option<IpAddr>,
 }
 
 impl ConnectOptions {
     /// No mark, our own address.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, mark: None, source: None }
+        Self { timeout, mark: None, source: None, local: None }
     }
 }
 
@@ -87,6 +89,9 @@ pub async fn connect_with(addr: SocketAddr, options: ConnectOptions) -> io::Resu
     keepalive(SockRef::from(&socket))?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
+    }
+    if let Some(local) = options.local {
+        socket.bind(&SocketAddr::new(local, 0).into())?;
     }
     // To itself no workload needs a borrowed address, and such packets would not come back to us.
     if let Some(source) = options.source.filter(|source| *source != addr.ip())

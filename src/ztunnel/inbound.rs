@@ -4,22 +4,20 @@ use super::{
     Shared,
     admit::{self, Admitted, Here, Refusal},
     connection::{self, About, Connection, Party},
+    relay::relay,
     tracker::{Subject, Tracked},
 };
 use crate::{
     hbone::{self, Baggage, Connect, TunnelIo, forwarded_host},
     model::{Identity, Service},
-    runtime::DrainWatch,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
     transport::{
         Accepted, TlsError,
-        copy::{End, Side},
         socket::{self, ConnectOptions},
         tls,
     },
 };
-use h2::Reason;
 use http::StatusCode;
 use std::{
     io,
@@ -38,11 +36,8 @@ struct Tunnel {
 }
 
 /// Serves one tunnel until it ends.
-pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, drain: DrainWatch) {
-    let secured = tokio::select! {
-        secured = secure(&shared, stream, peer) => secured,
-        () = drain.forced() => return,
-    };
+pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+    let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
     let (io, identity) = match secured {
         Ok(secured) => secured,
         Err((reason, error)) => {
@@ -54,17 +49,13 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
     tracing::debug!(%peer, %identity, "tunnel opened");
     let tunnel = Arc::new(Tunnel { peer, local, identity });
     let on_connect = |connect| {
-        let (shared, tunnel, drain) = (shared.clone(), tunnel.clone(), drain.clone());
-        let guard = drain.guard();
+        let (shared, tunnel, guard) = (shared.clone(), tunnel.clone(), shared.drain.guard());
         tokio::spawn(async move {
             let _guard = guard;
-            tokio::select! {
-                () = serve(&shared, &tunnel, connect) => {}
-                () = drain.forced() => {}
-            }
+            serve(&shared, &tunnel, connect).await;
         });
     };
-    if let Err(error) = hbone::serve(io, &shared.config.hbone, drain.clone(), on_connect).await {
+    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), on_connect).await {
         tracing::info!(%peer, identity = %tunnel.identity, %error, cause = cause(&error), "tunnel closed");
     }
 }
@@ -98,15 +89,33 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
 
+/// A CONNECT that was answered with 200.
+#[derive(Debug)]
+struct Stream {
+    connection: Connection,
+    tracked: Tracked,
+    io: TunnelIo,
+    upstream: TcpStream,
+}
+
 /// Serves one CONNECT.
 async fn serve(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) {
+    if let Some(Some(stream)) = shared.unless_forced(answer(shared, tunnel, connect)).await {
+        let Stream { connection, tracked, io, upstream } = stream;
+        relay(shared, connection, Some(&tracked), (io, upstream)).await;
+    }
+}
+
+/// Answers one CONNECT; what is refused has been reported.
+async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Option<Stream> {
     let started = Instant::now();
     let (snapshot, local, admitted) = match admitted(shared, tunnel, &connect).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
             let error = format!("{refusal}: {}", connect.authority());
             connection::refused(&shared.log, Reported::Inbound, (tunnel.peer, tunnel.local), error);
-            return connect.refuse(refusal.status());
+            connect.refuse(refusal.status());
+            return None;
         }
     };
     let address = admitted.address;
@@ -116,18 +125,23 @@ async fn serve(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) {
     if let Err(denied) = shared.judge(&tracked, &local) {
         tracing::info!(peer = %tunnel.identity, destination = %address, %denied, "connection denied by policy");
         connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
-        return connect.refuse(StatusCode::UNAUTHORIZED);
+        connect.refuse(StatusCode::UNAUTHORIZED);
+        return None;
     }
     let upstream = match to_workload(shared, tunnel.peer.ip(), address).await {
         Ok(upstream) => upstream,
         Err(error) => {
             connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
-            return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return None;
         }
     };
     match connect.accept(Baggage::of(&local.workload).as_ref()) {
-        Ok(io) => copy(shared, io, upstream, connection, &tracked).await,
-        Err(error) => connection.end(ResponseFlag::DownstreamDisconnected, Some(error.to_string().into())),
+        Ok(io) => Some(Stream { connection, tracked, io, upstream }),
+        Err(error) => {
+            connection.end(ResponseFlag::DownstreamDisconnected, Some(error.to_string().into()));
+            None
+        }
     }
 }
 
@@ -183,29 +197,4 @@ pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: Socket
         counters().upstream_connects_failed.increment(1);
     }
     connected
-}
-
-/// Copies until both sides are done, or until policy changes its mind. What breaks off is a reset
-/// for the peer, never an end (RFC 9113, 8.5).
-async fn copy(shared: &Shared, mut io: TunnelIo, mut upstream: TcpStream, mut connection: Connection, tracked: &Tracked) {
-    let copied = tokio::select! {
-        end = connection.copy(&mut io, &mut upstream, shared.config.half_open_idle) => Ok(end),
-        denied = tracked.denied() => Err(denied),
-    };
-    match copied {
-        Ok(end) => {
-            match &end {
-                End::Failed { side: Side::Upstream, .. } => io.reset(Reason::CONNECT_ERROR),
-                End::Failed { side: Side::Downstream, .. } => socket::reset_on_close(&upstream),
-                End::Complete | End::HalfOpenIdle => {}
-            }
-            connection.copied(end);
-        }
-        Err(denied) => {
-            tracing::info!(identity = ?tracked.subject().identity, destination = %tracked.subject().destination, %denied, "open connection closed by policy");
-            io.reset(Reason::CONNECT_ERROR);
-            socket::reset_on_close(&upstream);
-            connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
-        }
-    }
 }

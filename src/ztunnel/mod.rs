@@ -11,6 +11,7 @@ mod names;
 mod outbound;
 mod own;
 mod plaintext;
+mod relay;
 mod resolve;
 mod socks5;
 #[cfg(test)]
@@ -121,6 +122,7 @@ struct Shared {
     pool: hbone::Pool,
     own: OwnPorts,
     tracker: Arc<Tracker>,
+    drain: DrainWatch,
 }
 
 impl Ztunnel {
@@ -134,13 +136,13 @@ impl Ztunnel {
     /// Serves the listeners until `drain` is signalled; connections then go on until they are done
     /// or the drain is forced, and are waited for through its guards.
     pub async fn serve(self, listeners: Listeners, drain: DrainWatch) {
-        let shared = Arc::new(self.shared(listeners.own_ports()));
-        tokio::spawn(upkeep(shared.clone(), drain.clone()));
+        let shared = Arc::new(self.shared(listeners.own_ports(), drain.clone()));
+        tokio::spawn(upkeep(shared.clone()));
         let limit = shared.config.max_connections;
-        let inbound = |accepted| inbound::tunnel(shared.clone(), accepted, drain.clone());
-        let plaintext = |accepted| until_forced(plaintext::serve(shared.clone(), accepted), drain.clone());
-        let outbound = |accepted| until_forced(outbound::captured(shared.clone(), accepted), drain.clone());
-        let socks5 = |accepted| until_forced(socks5::serve(shared.clone(), accepted), drain.clone());
+        let inbound = |accepted| inbound::tunnel(shared.clone(), accepted);
+        let plaintext = |accepted| plaintext::serve(shared.clone(), accepted);
+        let outbound = |accepted| outbound::captured(shared.clone(), accepted);
+        let socks5 = |accepted| socks5::serve(shared.clone(), accepted);
         tokio::join!(
             accept(listeners.inbound, limit, &drain, inbound),
             accept(listeners.plaintext, limit, &drain, plaintext),
@@ -149,9 +151,9 @@ impl Ztunnel {
         );
     }
 
-    fn shared(self, own: OwnPorts) -> Shared {
+    fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
         let Self { config, local, certs, mesh, log, pool } = self;
-        Shared { config, local, certs, mesh, log, pool, own, tracker: Arc::default() }
+        Shared { config, local, certs, mesh, log, pool, own, tracker: Arc::default(), drain }
     }
 }
 
@@ -174,6 +176,15 @@ impl Shared {
         tokio::time::timeout(self.config.workload_wait, known).await.ok().flatten()
     }
 
+    /// What `work` yields, unless the deadline of the drain comes first: then it is dropped.
+    async fn unless_forced<F: Future>(&self, work: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            () = self.drain.forced() => None,
+            done = work => Some(done),
+        }
+    }
+
     /// The first judgement of a connection that is already tracked. `last_known` decides if the
     /// mesh has meanwhile lost the workload.
     fn judge(&self, tracked: &Tracked, last_known: &NodeWorkload) -> Result<(), Denied> {
@@ -184,7 +195,7 @@ impl Shared {
 }
 
 /// Judges open connections anew and closes idle tunnels, for as long as there may be connections.
-async fn upkeep(shared: Arc<Shared>, drain: DrainWatch) {
+async fn upkeep(shared: Arc<Shared>) {
     let sweep = async {
         let mut interval = tokio::time::interval((shared.config.hbone.idle_timeout / 4).max(Duration::from_secs(1)));
         loop {
@@ -192,17 +203,7 @@ async fn upkeep(shared: Arc<Shared>, drain: DrainWatch) {
             shared.pool.sweep();
         }
     };
-    tokio::select! {
-        ((), ()) = async { tokio::join!(tracker::run(shared.clone()), sweep) } => {}
-        () = drain.forced() => {}
-    }
-}
-
-async fn until_forced(serve: impl Future<Output = ()>, drain: DrainWatch) {
-    tokio::select! {
-        () = serve => {}
-        () = drain.forced() => {}
-    }
+    shared.unless_forced(async { tokio::join!(tracker::run(shared.clone()), sweep) }).await;
 }
 
 /// Accepts until the drain starts; each connection is served in a task that the drain waits for.

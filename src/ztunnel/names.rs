@@ -71,3 +71,6 @@ fn address(service: &NodeService, port: u16) -> Meaning {
         None => Meaning::Nowhere,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use super::{
     Shared,
     connection::{self, About, Connection, Party},
+    relay::relay,
     resolve::{self, NextHop, Resolved, Source, Unresolved},
 };
 use crate::{
@@ -12,12 +13,11 @@ use crate::{
     telemetry::{Direction as Reported, ResponseFlag, counters},
     transport::{
         Accepted,
-        copy::{End, Side},
         socket::{self, OriginalDst},
     },
 };
 use http::StatusCode;
-use std::{error::Error as _, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::either::Either;
 
@@ -113,17 +113,12 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Copies until both sides are done. A failure further on is a reset for the application, so
+    /// Copies until the connection is over. A failure further on is a reset for the application, so
     /// that it cannot be taken for the end of what was sent.
-    pub(super) async fn copy(self, mut downstream: TcpStream, half_open_idle: Duration) {
-        let Self { mut io, mut connection, in_flight } = self;
+    pub(super) async fn relay(self, shared: &Shared, downstream: TcpStream) {
+        let Self { io, connection, in_flight } = self;
         let _in_flight = in_flight;
-        let end = connection.copy(&mut downstream, &mut io, half_open_idle).await;
-        match &end {
-            End::Failed { side: Side::Upstream, .. } => socket::reset_on_close(&downstream),
-            End::Failed { side: Side::Downstream, .. } | End::Complete | End::HalfOpenIdle => {}
-        }
-        connection.copied(end);
+        relay(shared, connection, None, (downstream, io)).await;
     }
 
     /// Ends a connection whose client has gone before anything was copied.
@@ -139,10 +134,10 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
     let _ = socket::set_keepalive(&stream);
-    match open(&shared, peer, dst).await {
-        Ok(opened) => opened.copy(stream, shared.config.half_open_idle).await,
+    match shared.unless_forced(open(&shared, peer, dst)).await {
+        Some(Ok(opened)) => opened.relay(&shared, stream).await,
         // The application's handshake was completed by the kernel: a reset is the best that can be said.
-        Err(_) => socket::reset_on_close(&stream),
+        Some(Err(_)) | None => socket::reset_on_close(&stream),
     }
 }
 

@@ -5,14 +5,14 @@ use super::{
     Shared,
     connection::{self, About, Connection, Party},
     inbound::to_workload,
-    tracker::Subject,
+    relay::relay,
+    tracker::{Subject, Tracked},
 };
 use crate::{
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, ResponseFlag},
     transport::{
         Accepted,
-        copy::{End, Side},
         socket::{self, OriginalDst},
     },
 };
@@ -28,48 +28,42 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }:
 }
 
 /// Forwards a connection from `peer` to `dst`.
-pub(super) async fn forward(shared: &Arc<Shared>, mut stream: TcpStream, peer: SocketAddr, OriginalDst(dst): OriginalDst) {
+pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, OriginalDst(dst): OriginalDst) {
+    match shared.unless_forced(connect(shared, peer, dst)).await.flatten() {
+        Some((connection, tracked, upstream)) => {
+            let _ = socket::set_keepalive(&stream);
+            relay(shared, connection, Some(&tracked), (stream, upstream)).await;
+        }
+        // The kernel has completed the client's handshake: a reset is the best that can be said.
+        None => socket::reset_on_close(&stream),
+    }
+}
+
+/// Judges and connects; what is refused has been reported.
+async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Option<(Connection, Tracked, TcpStream)> {
     let started = Instant::now();
-    // The kernel has completed the client's handshake: whatever fails from here on is a reset.
     let refuse = |error: &'static str| connection::refused(&shared.log, Reported::Inbound, (peer, dst), error);
     if shared.own.serves(dst) {
         tracing::warn!(%peer, %dst, "dropped: the destination is this proxy itself");
         refuse("the destination is this proxy itself");
-        return socket::reset_on_close(&stream);
+        return None;
     }
     let Some((snapshot, local)) = shared.world().await else {
         refuse("the local workload is not known");
-        return socket::reset_on_close(&stream);
+        return None;
     };
-    let _ = socket::set_keepalive(&stream);
-    let mut connection = open(shared, &snapshot, &local, (peer, dst), started);
+    let connection = open(shared, &snapshot, &local, (peer, dst), started);
     let tracked = shared.tracker.track(Subject { identity: None, source: peer.ip(), destination: dst });
     if let Err(denied) = shared.judge(&tracked, &local) {
         tracing::info!(%peer, destination = %dst, %denied, "connection denied by policy");
         connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
-        return socket::reset_on_close(&stream);
+        return None;
     }
-    let mut upstream = match to_workload(shared, peer.ip(), dst).await {
-        Ok(upstream) => upstream,
+    match to_workload(shared, peer.ip(), dst).await {
+        Ok(upstream) => Some((connection, tracked, upstream)),
         Err(error) => {
             connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
-            return socket::reset_on_close(&stream);
-        }
-    };
-    tokio::select! {
-        end = connection.copy(&mut stream, &mut upstream, shared.config.half_open_idle) => {
-            match &end {
-                End::Failed { side: Side::Upstream, .. } => socket::reset_on_close(&stream),
-                End::Failed { side: Side::Downstream, .. } => socket::reset_on_close(&upstream),
-                End::Complete | End::HalfOpenIdle => {}
-            }
-            connection.copied(end);
-        }
-        denied = tracked.denied() => {
-            tracing::info!(%peer, destination = %dst, %denied, "open connection closed by policy");
-            socket::reset_on_close(&stream);
-            socket::reset_on_close(&upstream);
-            connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
+            None
         }
     }
 }

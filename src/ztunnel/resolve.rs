@@ -141,10 +141,9 @@ pub fn next_hop(snapshot: &NodeSnapshot, source: Source<'_>, dst: SocketAddr, tr
         (None, Some(workload)) => Resolved { service: None, next: to_workload(workload, source, dst, tried)? },
         (None, None) => Resolved { service: None, next: NextHop::Passthrough { address: dst } },
     };
-    match &resolved.next {
-        NextHop::Plain { .. } | NextHop::Passthrough { .. } if leads_back(source, resolved.next.address()) => Err(Unresolved::Loop),
-        NextHop::Waypoint { .. } | NextHop::Hbone { .. } | NextHop::Plain { .. } | NextHop::Passthrough { .. } => Ok(resolved),
-    }
+    // A waypoint decides on where it goes from there; elsewhere the target is final, in a tunnel or not.
+    let is_final = !matches!(resolved.next, NextHop::Waypoint { .. });
+    if is_final && leads_back(source, resolved.next.target()) { Err(Unresolved::Loop) } else { Ok(resolved) }
 }
 
 fn to_service(service: &NodeService, source: Source<'_>, dst: SocketAddr, tried: &[SocketAddr]) -> Result<Resolved, Unresolved> {

@@ -102,7 +102,8 @@ impl Reply {
 
 /// Serves one client. Unlike the reference, it says that it succeeded only when it has.
 pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }: Accepted) {
-    let asked = tokio::time::timeout(shared.config.socks5_handshake_timeout, negotiate(&mut stream)).await;
+    let asked = tokio::time::timeout(shared.config.socks5_handshake_timeout, negotiate(&mut stream));
+    let Some(asked) = shared.unless_forced(asked).await else { return };
     let target = match asked {
         Ok(Ok(target)) => target,
         Ok(Err(error)) => {
@@ -115,12 +116,12 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }
         Err(_) => return tracing::debug!(%peer, "socks5 request did not come in time"),
     };
     let _ = socket::set_keepalive(&stream);
-    match open(&shared, peer, target).await {
+    match shared.unless_forced(open(&shared, peer, target)).await.unwrap_or(Err(Reply::Failure)) {
         Ok(opened) => {
             if let Err(error) = stream.write_all(&Reply::Succeeded.bytes()).await {
                 return opened.abandon(&error);
             }
-            opened.copy(stream, shared.config.half_open_idle).await;
+            opened.relay(&shared, stream).await;
         }
         Err(reply) => {
             let _ = stream.write_all(&reply.bytes()).await;

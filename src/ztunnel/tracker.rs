@@ -3,7 +3,7 @@
 
 use super::Shared;
 use crate::{
-    authz::{Attributes, PolicyRule, Reason, Ruleset, Verdict},
+    authz::{Attributes, Reason, Ruleset, Verdict},
     model::Identity,
     telemetry::counters,
 };
@@ -29,15 +29,18 @@ pub(super) struct Subject {
     pub(super) destination: SocketAddr,
 }
 
-/// The judgement that a connection must not be.
+/// The judgement that a connection must not be, in ztunnel's words.
 #[derive(Debug, Clone)]
-pub(super) struct Denied(Option<Arc<PolicyRule>>);
+pub(super) struct Denied(Reason);
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("policy rejection: ")?;
         match &self.0 {
-            Some(rule) => write!(f, "policy rejection: explicitly denied by {rule}"),
-            None => f.write_str("policy rejection: allow policies exist, but none allowed"),
+            Reason::Denied(rule) => write!(f, "explicitly denied by {rule}"),
+            Reason::NotAllowed(policies) => write!(f, "allow policies exist, but none allowed: {policies}"),
+            Reason::Invalid(policy) => write!(f, "{policy} is not valid"),
+            Reason::NoPolicy | Reason::Allowed(_) => f.write_str("denied"),
         }
     }
 }
@@ -55,18 +58,11 @@ impl Subject {
             return Ok(());
         }
         counters().authorization_denied.increment(1);
-        Err(denied(reason))
+        Err(Denied(reason))
     }
 
     fn attributes(&self) -> Attributes<'_> {
         Attributes { identity: self.identity.as_ref(), source_ip: self.source, destination: self.destination, sni: None, http: None }
-    }
-}
-
-fn denied(reason: Reason) -> Denied {
-    match reason {
-        Reason::NoPolicy | Reason::NotAllowed => Denied(None),
-        Reason::Allowed(rule) | Reason::Denied(rule) | Reason::Invalid(rule) => Denied(Some(rule)),
     }
 }
 
@@ -115,7 +111,7 @@ impl Tracker {
             let verdict = rules.check(&entry.subject.attributes());
             if !verdict.allowed {
                 counters().authorization_denied.increment(1);
-                entry.denied.send_replace(Some(denied(verdict.reason)));
+                entry.denied.send_replace(Some(Denied(verdict.reason)));
             }
         }
     }
@@ -136,7 +132,7 @@ impl Tracked {
         let mut denied = self.entry.denied.subscribe();
         // `self` holds the sender, so the channel stays open.
         let denied = denied.wait_for(Option::is_some).await.ok().and_then(|d| d.clone());
-        denied.unwrap_or(Denied(None))
+        denied.expect("the channel is open and holds a judgement")
     }
 }
 

@@ -9,5 +9,8 @@ mod admission;
 mod bad_input;
 mod command;
 mod drain;
+mod examples;
+mod netns;
 mod reload;
 mod rotation;
+mod through;

@@ -203,11 +203,6 @@ fn paths(cx: &mut Cx<'_>, field: &str, values: &[String]) -> Option<Test> {
     Some(Test::Path(paths))
 }
 
-/// RFC 3986 `pchar`, percent signs included.
-fn is_path_char(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,;=:@%".contains(&byte)
-}
-
 fn condition(cx: &mut Cx<'_>, field: &str, when: &When) -> Clause {
     let Some(build) = condition_test(cx, &format!("{field}.key"), &when.key) else { return Clause::default() };
     let mut terms = Vec::new();

@@ -8,6 +8,7 @@ pub mod net;
 pub mod peer;
 pub mod process;
 pub mod wire;
+pub mod ztunnel;
 
 pub use backend::Backend;
 pub use client::Client;
@@ -16,6 +17,7 @@ pub use net::Net;
 pub use peer::Peer;
 pub use process::Process;
 pub use wire::Wire;
+pub use ztunnel::Ztunnel;
 
 use std::{future::Future, time::Duration};
 
