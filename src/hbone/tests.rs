@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::{
-    cert::DevCa,
     model::Identity,
     runtime::{DrainTrigger, drain},
     transport::{CertFuture, CertSource, WorkloadCert, tls},
 };
 use h2::Reason;
 use http::StatusCode;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use std::{
     net::SocketAddr,
     sync::{
@@ -54,9 +54,28 @@ fn identity(account: &str) -> Identity {
     Identity::new("td", "ns", account).unwrap()
 }
 
-fn issue(ca: &DevCa, account: &str) -> Arc<WorkloadCert> {
-    let issued = ca.issue(&identity(account), Duration::from_secs(3600)).unwrap();
-    Arc::new(WorkloadCert::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), issued.roots_pem.as_bytes()).unwrap())
+/// A root that certifies workloads.
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root_pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), root_pem }
+    }
+}
+
+fn issue(ca: &Ca, account: &str) -> Arc<WorkloadCert> {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(identity(account).as_str().try_into().unwrap())];
+    let chain = params.signed_by(&key, &ca.issuer).unwrap().pem();
+    Arc::new(WorkloadCert::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes(), ca.root_pem.as_bytes()).unwrap())
 }
 
 // What the peer does with a CONNECT is asked for by its authority.
@@ -136,7 +155,7 @@ async fn echo(io: TunnelIo) {
 }
 
 struct World {
-    ca: DevCa,
+    ca: Ca,
     certs: Arc<Certs>,
     peer: Peer,
     pool: Pool,
@@ -144,7 +163,7 @@ struct World {
 
 impl World {
     async fn new(client: Config, server: Config) -> Self {
-        let ca = DevCa::create("td", Duration::from_secs(3600)).unwrap();
+        let ca = Ca::new();
         let certs = Arc::new(Certs(Mutex::new(issue(&ca, "client"))));
         let peer = Peer::start(issue(&ca, "server"), server).await;
         let pool = Pool::new(client, certs.clone());

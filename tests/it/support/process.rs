@@ -23,10 +23,10 @@ pub fn cairn() -> Command {
 #[derive(Debug)]
 pub struct Process {
     pub net: Net,
-    pub dir: tempfile::TempDir,
     pub bound: BTreeMap<String, SocketAddr>,
     ca: DevCa,
     child: Child,
+    _dir: tempfile::TempDir,
 }
 
 impl Process {
@@ -41,7 +41,7 @@ impl Process {
         let child = command.spawn().unwrap();
         eventually("the waypoint listens", || std::future::ready(bound.exists())).await;
         let bound = serde_json::from_slice(&std::fs::read(bound).unwrap()).unwrap();
-        Self { net, dir, bound, ca, child }
+        Self { net, bound, ca, child, _dir: dir }
     }
 
     /// Where a listener is.

@@ -125,7 +125,7 @@ impl Wire {
     /// The next frame; `None` at the end, however it came.
     pub async fn frame(&mut self) -> Option<Frame> {
         while !self.is_complete() {
-            let mut buf = [0; 16 << 10];
+            let mut buf = vec![0; 16 << 10];
             match soon("frame", self.io.read(&mut buf)).await {
                 Ok(n) if n > 0 => self.read.extend(&buf[..n]),
                 Ok(_) | Err(_) => return None,
