@@ -9,7 +9,13 @@
 //! cairn is measured. Prints a table and writes `target/bench-waypoint.json`. Figures are medians over
 //! the rounds; ratios are between the two in the same run.
 
-#![allow(unreachable_pub, missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "a program of its own, whose output is its result")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program of its own, whose output is its result"
+)]
 
 mod case;
 mod load;

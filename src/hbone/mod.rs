@@ -10,6 +10,8 @@ mod pool;
 mod server;
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ConnectError};
 pub use headers::{Baggage, ConnectHeaders, FORWARDED, forwarded_host};

@@ -4,7 +4,8 @@ use super::{Compile, Directory, Hop, Upstream, Upstreams, directory::selects};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
-        AppProtocol, AuthorizationPolicy, Hostname, Mesh, Name, PolicyTarget, ResourceName, Service, Waypoint, WaypointAddress, Workload,
+        AppProtocol, AuthorizationPolicy, Hostname, Mesh, Name, PolicyTarget, Resource, ResourceName, Service, Waypoint, WaypointAddress,
+        Workload,
     },
 };
 use std::{
@@ -183,5 +184,14 @@ impl Compile for NodeCompiler {
         }
         self.upstreams.prune();
         snapshot
+    }
+
+    /// Neither routes nor policies with `targetRefs`: those are for waypoints.
+    fn concerns(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Route(_) => false,
+            Resource::Policy(policy) => !matches!(policy.target, PolicyTarget::Refs(_)),
+            Resource::Namespace(_) | Resource::Service(_) | Resource::Endpoints(_) | Resource::Workload(_) | Resource::Waypoint(_) => true,
+        }
     }
 }

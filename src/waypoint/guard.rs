@@ -24,18 +24,21 @@ pub(super) struct Guard<IO> {
     watch: Watch,
     head_timeout: Duration,
     slow: Option<Pin<Box<Sleep>>>,
+    // What is left to be read of `POISON`; then nothing more is read.
+    poison: Option<&'static [u8]>,
 }
 
 impl<IO> Guard<IO> {
     /// Heads may be as long as `max_head` bytes and must be complete `head_timeout` after their
     /// first byte.
     pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration) -> Self {
-        Self { io, watch: Watch { state: State::Head, head: Vec::new(), max_head }, head_timeout, slow: None }
+        Self { io, watch: Watch { state: State::Head, head: Vec::new(), max_head }, head_timeout, slow: None, poison: None }
     }
 }
 
-/// What no parser takes for a part of a request head: hyper answers it with 400 and closes.
-const POISON: u8 = 0;
+/// What no parser takes for a part of a request head: hyper answers it with 400 and closes. It ends
+/// like a head, because hyper looks at one that came in parts only when its end is there.
+const POISON: &[u8] = b"\0\r\n\r\n";
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -46,11 +49,18 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
             }
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if this.watch.observe(&buf.filled()[before..]).is_err() {
-            buf.set_filled(before);
-            buf.put_slice(&[POISON]);
-            this.watch.state = State::Aside;
+        if this.poison.is_none() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            if this.watch.observe(&buf.filled()[before..]).is_err() {
+                buf.set_filled(before);
+                this.watch.state = State::Aside;
+                this.poison = Some(POISON);
+            }
+        }
+        if let Some(poison) = &mut this.poison {
+            let (now, later) = poison.split_at(poison.len().min(buf.remaining()));
+            buf.put_slice(now);
+            *poison = later;
         }
         if !this.watch.is_in_head() {
             this.slow = None;

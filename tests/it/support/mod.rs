@@ -6,6 +6,8 @@ pub mod manifests;
 pub mod mesh;
 pub mod net;
 pub mod peer;
+pub mod process;
+pub mod wire;
 pub mod ztunnel;
 
 pub use backend::Backend;
@@ -13,6 +15,8 @@ pub use client::Client;
 pub use mesh::{Mesh, MeshBuilder};
 pub use net::Net;
 pub use peer::Peer;
+pub use process::Process;
+pub use wire::Wire;
 pub use ztunnel::Ztunnel;
 
 use std::{future::Future, time::Duration};
