@@ -27,11 +27,14 @@ where
 
     always_ready!();
 
-    fn call(&mut self, Attempt { request, upstream, tried }: Attempt) -> Self::Future {
+    fn call(&mut self, Attempt { request, upstream, tried, chosen }: Attempt) -> Self::Future {
         let endpoints = upstream.endpoints();
         let is_tried = |e: &Arc<_>| tried.iter().any(|t| Arc::ptr_eq(t, e));
         match balance::pick(&endpoints.ready, |e| e.in_flight(), is_tried, |below| fastrand::usize(..below)) {
             Some(endpoint) => {
+                if let Some(chosen) = chosen {
+                    let _ = chosen.set(endpoint.clone());
+                }
                 let in_flight = endpoint.start();
                 Either::Left(self.0.call(Dispatch { request, upstream, endpoint: endpoint.clone(), in_flight }))
             }

@@ -27,7 +27,7 @@ pub use record::{Record, Recorded};
 pub use respond::Respond;
 pub use retry::Retry;
 pub use route::Route;
-pub use sanitize::Sanitize;
+pub use sanitize::{Sanitize, remove_hop_by_hop};
 pub use shed::Shed;
 pub use split::Split;
 pub use stage::{

@@ -9,8 +9,9 @@ use std::{
     task::{Context, Poll},
 };
 
-/// The original body and what was read of it. One copy at a time reads on; the next copy replays
-/// what was kept and then goes on where that one stopped.
+/// The original body and what was read of it. Only the last copy made reads on: it replays what was
+/// kept and then goes on where the one before stopped, which breaks off if it is still read (a
+/// workload may answer before the request has ended; two readers would take each other's wake-ups).
 #[derive(Debug, Clone)]
 pub(super) struct Replay {
     shared: Arc<Mutex<Shared>>,
@@ -26,26 +27,33 @@ struct Shared {
     // More was read than may be kept: no further copy can be complete.
     is_spent: bool,
     is_ended: bool,
+    copies: u32,
 }
 
 impl Replay {
     /// Keeps up to `limit` bytes.
     pub(super) fn new(rest: Body, limit: usize) -> Self {
         let is_ended = rest.is_end_stream();
-        let shared = Shared { rest, kept: Vec::new(), trailers: None, size: 0, limit, is_spent: false, is_ended };
+        let shared = Shared { rest, kept: Vec::new(), trailers: None, size: 0, limit, is_spent: false, is_ended, copies: 0 };
         Self { shared: Arc::new(Mutex::new(shared)) }
     }
 
     /// Another copy, from the start; `None` when the limit was passed.
     pub(super) fn copy(&self) -> Option<Body> {
-        let shared = self.lock();
+        let mut shared = self.lock();
         if shared.is_spent {
             return None;
         }
         if shared.is_ended && shared.size == 0 && shared.trailers.is_none() {
             return Some(Body::Empty);
         }
-        Some(Body::boxed(Copied { replay: self.clone(), next: 0, sent_trailers: false }))
+        shared.copies += 1;
+        Some(Body::boxed(Copied { replay: self.clone(), number: shared.copies, next: 0, sent_trailers: false }))
+    }
+
+    /// Whether another copy can be made.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.lock().is_spent
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -73,6 +81,7 @@ impl Shared {
 
 struct Copied {
     replay: Replay,
+    number: u32,
     next: usize,
     sent_trailers: bool,
 }
@@ -85,6 +94,9 @@ impl HttpBody for Copied {
         let this = self.get_mut();
         let replay = this.replay.clone();
         let mut shared = replay.lock();
+        if this.number != shared.copies {
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
+        }
         if let Some(data) = shared.kept.get(this.next) {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
@@ -161,6 +173,16 @@ mod tests {
         first.frame().await.unwrap().unwrap();
         drop(first);
         assert_eq!(replay.copy().unwrap().collect().await.unwrap().to_bytes(), "abcdef");
+    }
+
+    #[tokio::test]
+    async fn only_the_last_copy_reads_on() {
+        let replay = Replay::new(body(&["ab", "cd"], false), 100);
+        let mut first = replay.copy().unwrap();
+        first.frame().await.unwrap().unwrap();
+        let second = replay.copy().unwrap();
+        assert!(matches!(first.frame().await, Some(Err(BodyError::Unwanted))));
+        assert_eq!(second.collect().await.unwrap().to_bytes(), "abcd");
     }
 
     #[tokio::test]

@@ -15,7 +15,12 @@ use crate::{
 };
 use http::{Request, Response, request::Parts};
 use http_body::Body as _;
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -125,13 +130,17 @@ where
 
     async fn attempt(&mut self, request: Request<Body>) -> Next {
         let deadline = self.try_timeout.map(|limit| Instant::now() + limit);
-        let attempt = Attempt { request, upstream: self.upstream.clone(), tried: self.tried.clone() };
+        let chosen = deadline.map(|_| Arc::<OnceLock<_>>::default());
+        let attempt = Attempt { request, upstream: self.upstream.clone(), tried: self.tried.clone(), chosen: chosen.clone() };
         let call = self.inner.call(attempt);
         let result = match deadline {
             None => call.await,
             Some(deadline) => match tokio::time::timeout_at(deadline, call).await {
                 Ok(result) => result,
-                Err(_) => Err(Failed { error: Error::TryTimeout, endpoint: None, unsent: None }),
+                Err(_) => {
+                    let endpoint = chosen.as_ref().and_then(|c| c.get().cloned());
+                    Err(Failed { error: Error::TryTimeout, endpoint, unsent: None })
+                }
             },
         };
         match result {
@@ -207,7 +216,7 @@ impl Source {
     fn has_another(&self) -> bool {
         match self {
             Self::Once(request) => request.is_some(),
-            Self::Copies { body, .. } => body.copy().is_some(),
+            Self::Copies { body, .. } => body.is_whole(),
         }
     }
 }

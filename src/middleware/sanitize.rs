@@ -4,15 +4,18 @@
 use super::{
     Error,
     gate::{Gate, always_ready},
-    stage::{Clean, Failure, Inbound, Outcome, Reply},
+    stage::{Clean, Context as RequestContext, Failure, Inbound, Outcome, Reply},
 };
 use crate::route::normalize::{PathNormalization, normalize};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
     uri::PathAndQuery,
 };
-use std::borrow::Cow;
+use std::{borrow::Cow, net::SocketAddr};
 use tower::Service;
 
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -21,6 +24,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Cleans requests on the way in and responses on the way out.
 #[derive(Debug, Clone)]
@@ -47,25 +51,25 @@ where
     always_ready!();
 
     fn call(&mut self, Inbound { mut request, context }: Inbound) -> Self::Future {
-        match clean(&mut request, &context.tunnel.client_cert, self.paths) {
+        match clean(&mut request, &context, self.paths) {
             Ok(()) => Gate::Pass { inner: self.inner.call(Clean { request, context }) },
             Err(error) => Gate::refuse(error, Outcome::default()),
         }
     }
 }
 
-fn clean<B>(request: &mut Request<B>, client_cert: &HeaderValue, paths: PathNormalization) -> Result<(), Error> {
+fn clean<B>(request: &mut Request<B>, context: &RequestContext, paths: PathNormalization) -> Result<(), Error> {
     if *request.method() == Method::CONNECT {
         return Err(Error::BadRequest("CONNECT inside a tunnel is not supported"));
     }
-    clean_target(request, paths)?;
+    clean_target(request, context.destination.address, paths)?;
     let is_upgrade = request.version() == Version::HTTP_11 && is_upgrade(request.headers());
     if request.headers().get(EXPECT).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(Error::BadRequest("unknown expectation"));
     }
     let headers = request.headers_mut();
     remove_hop_by_hop(headers, is_upgrade);
-    headers.insert(CLIENT_CERT, client_cert.clone());
+    headers.insert(CLIENT_CERT, context.tunnel.client_cert.clone());
     headers.entry(FORWARDED_PROTO).or_insert(const { HeaderValue::from_static("http") });
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, request_id());
@@ -75,7 +79,7 @@ fn clean<B>(request: &mut Request<B>, client_cert: &HeaderValue, paths: PathNorm
 
 /// Host and target: the authority of an absolute target replaces Host (RFC 9112, 3.2.2); exactly
 /// one Host; the path in the one form that policy, routes and the workload all see.
-fn clean_target<B>(request: &mut Request<B>, paths: PathNormalization) -> Result<(), Error> {
+fn clean_target<B>(request: &mut Request<B>, addressed: SocketAddr, paths: PathNormalization) -> Result<(), Error> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next().cloned();
     if hosts.next().is_some() {
@@ -92,9 +96,13 @@ fn clean_target<B>(request: &mut Request<B>, paths: PathNormalization) -> Result
             return Err(Error::BadRequest("host differs from authority"));
         }
         request.headers_mut().insert(HOST, value);
-    } else if host.is_none() && request.version() == Version::HTTP_11 {
-        // RFC 9112, 3.2
+    } else if host.is_none() && request.version() >= Version::HTTP_11 {
+        // RFC 9112, 3.2; RFC 9113, 8.3.1
         return Err(Error::BadRequest("no host"));
+    } else if host.is_none() {
+        // HTTP/1.0 has no Host, the next hop must be sent one: what the client has connected to.
+        let value = HeaderValue::try_from(addressed.to_string()).expect("digits, dots, colons and brackets");
+        request.headers_mut().insert(HOST, value);
     }
     let asterisk = *request.method() == Method::OPTIONS && request.uri().path() == "*";
     let path = match request.uri().path() {
@@ -116,29 +124,38 @@ fn clean_target<B>(request: &mut Request<B>, paths: PathNormalization) -> Result
 }
 
 /// RFC 9110, 7.8: an upgrade needs both `Upgrade` and its name in `Connection`.
+///
+/// One to another HTTP, or to TLS, is none: policy would see the first request only, and not those
+/// that follow on the upgraded connection. The request goes on without it, as the RFC allows.
 fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE) && tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"))
+    headers.contains_key(UPGRADE)
+        && tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"))
+        && !tokens(headers, &UPGRADE).any(hides_requests)
+}
+
+fn hides_requests(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default().trim();
+    ["h2c", "h2", "h3", "http", "tls"].iter().any(|n| name.eq_ignore_ascii_case(n))
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).filter(|t| !t.is_empty())
 }
 
-/// RFC 9110, 7.6.1: what belongs to one hop stays there. `TE: trailers` is kept, as gRPC needs it.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+/// RFC 9110, 7.6.1: what belongs to one hop stays there. `TE: trailers` is kept, as gRPC needs it;
+/// an upgrade only if `keep_upgrade`.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|t| t.parse().ok()).collect();
         for name in named {
-            // A client must not be able to strip what policy or identity rests on.
-            let is_protected = matches!(name, HOST | UPGRADE | TE | TRAILER) || name == CLIENT_CERT || name == FORWARDED_PROTO;
-            if !is_protected && name.as_str() != "content-length" && name.as_str() != "x-forwarded-for" {
+            if !is_end_to_end(&name) {
                 headers.remove(name);
             }
         }
         headers.remove(CONNECTION);
     }
     let wants_trailers = headers.contains_key(TE) && tokens(headers, &TE).any(|t| t.eq_ignore_ascii_case("trailers"));
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, TE, TRANSFER_ENCODING] {
         headers.remove(name);
     }
     if wants_trailers {
@@ -149,6 +166,17 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     } else {
         headers.remove(UPGRADE);
     }
+}
+
+/// What a client must not be able to strip by naming it in `Connection`: what identity, policy and
+/// framing rest on, and what a proxy before us has added (RFC 9110, 7.6.1: options must not name
+/// headers that are meant for all recipients).
+fn is_end_to_end(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        AUTHORIZATION | CONTENT_ENCODING | CONTENT_LENGTH | CONTENT_TYPE | COOKIE | EXPECT | FORWARDED | HOST | TE | TRAILER | UPGRADE
+    ) || *name == REQUEST_ID
+        || name.as_str().starts_with("x-forwarded-")
 }
 
 /// A random UUID, version 4.

@@ -14,7 +14,11 @@ use crate::{
     state::{BackendPlan, Backends, Destination, InFlight, RulePlan, Upstream, UpstreamEndpoint},
 };
 use http::{HeaderValue, Request, Response, request::Parts};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// What is known of the client's connection inside a tunnel; the same for all its requests.
 #[derive(Debug)]
@@ -106,6 +110,9 @@ pub struct Attempt {
     pub upstream: Arc<Upstream>,
     /// Endpoints that were tried before.
     pub tried: Vec<Arc<UpstreamEndpoint>>,
+    /// Where the choice of an endpoint is noted, for a try that may be given up before it yields
+    /// anything.
+    pub chosen: Option<Arc<OnceLock<Arc<UpstreamEndpoint>>>>,
 }
 
 /// One try with its endpoint.

@@ -1,5 +1,5 @@
 //! `Expect: 100-continue` end to end: the body is not asked of the client before the workload asks
-//! for it (RFC 9110, 10.1.1).
+//! for it (RFC 9110, 10.1.1). Other interim responses to such a request are dropped.
 
 use crate::middleware::{Body, BodyError};
 use bytes::Bytes;

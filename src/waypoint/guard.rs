@@ -1,10 +1,12 @@
 //! A watch on the bytes of HTTP/1 requests, for what hyper lets pass: a request with both
-//! Content-Length and Transfer-Encoding (RFC 9112, 6.1 calls it an attempt to smuggle), and a head
-//! that does not come to its end.
+//! Content-Length and Transfer-Encoding (RFC 9112, 6.1 calls it an attempt to smuggle), codings
+//! other than one `chunked`, and a head that does not come to its end.
 //!
 //! The guard only ever refuses; it follows the bodies to know where heads begin. Where it loses
 //! track it stands aside, and hyper's own handling (drop Content-Length, close afterwards) holds.
 
+use super::interim::Interims;
+use bytes::{Buf as _, Bytes};
 use std::{
     future::Future,
     io::{self, IoSlice},
@@ -17,10 +19,13 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Watches what is read from `io`.
+/// Watches what is read from `io`; writes interim responses between what hyper writes.
 #[derive(Debug)]
 pub(super) struct Guard<IO> {
     io: IO,
+    interims: Interims,
+    // Interim responses that are partly written: nothing may come between.
+    sending: Bytes,
     watch: Watch,
     head_timeout: Duration,
     slow: Option<Pin<Box<Sleep>>>,
@@ -31,8 +36,22 @@ pub(super) struct Guard<IO> {
 impl<IO> Guard<IO> {
     /// Heads may be as long as `max_head` bytes and must be complete `head_timeout` after their
     /// first byte.
-    pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration) -> Self {
-        Self { io, watch: Watch { state: State::Head, head: Vec::new(), max_head }, head_timeout, slow: None, poison: None }
+    pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration, interims: Interims) -> Self {
+        let watch = Watch { state: State::Head, head: Vec::new(), max_head };
+        Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None, poison: None }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Guard<IO> {
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.sending.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.sending))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sending.advance(n);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -76,11 +95,15 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        ready!(this.poll_sending(cx))?;
+        Pin::new(&mut this.io).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        ready!(this.poll_sending(cx))?;
+        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -88,7 +111,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_sending(cx))?;
+        // hyper has nothing of its own to write: see `interim.rs`.
+        this.sending = this.interims.take();
+        ready!(this.poll_sending(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,7 +157,7 @@ enum State {
     Aside,
 }
 
-/// Both Content-Length and Transfer-Encoding.
+/// Both Content-Length and Transfer-Encoding, or a coding that would be lost on the way.
 #[derive(Debug)]
 struct Ambiguous;
 
@@ -237,6 +265,10 @@ fn judge_head(head: &[u8]) -> Result<State, Ambiguous> {
             has_length = true;
             length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()).unwrap_or(0);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            // Only `chunked` is undone here, and a second one would be part of the body (RFC 9112, 6.1).
+            if is_encoded || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Ambiguous);
+            }
             is_encoded = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             is_upgrade = true;

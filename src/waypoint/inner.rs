@@ -1,6 +1,6 @@
 //! HTTP inside a tunnel: hyper's server over the stream, the stack behind it.
 
-use super::{guard::Guard, tunnel::Tunnels};
+use super::{guard::Guard, interim::Interims, tunnel::Tunnels};
 use crate::{
     hbone::TunnelIo,
     middleware::{Body, Context, Inbound, Recorded, Tunnel},
@@ -16,9 +16,11 @@ use tower::ServiceExt as _;
 
 /// HTTP/1.1 and 1.0, with upgrades.
 pub(super) async fn http1(tunnels: &Tunnels, io: Rewind<TunnelIo>, tunnel: Arc<Tunnel>, address: SocketAddr, drain: &DrainWatch) {
-    let io = Guard::new(io, tunnels.config.max_request_head, tunnels.config.request_head_timeout);
+    let interims = Interims::default();
+    let io = Guard::new(io, tunnels.config.max_request_head, tunnels.config.request_head_timeout, interims.clone());
     let edge = Edge::new(tunnels, tunnel, address);
-    let service = service_fn(move |request| edge.call(request));
+    let service =
+        service_fn(move |request: Request<Incoming>| interims.before(request.map(Body::Downstream), |request| edge.call(request)));
     let connection = hyper::server::conn::http1::Builder::new()
         .max_header_size(tunnels.config.max_request_head)
         .max_buf_size(tunnels.config.max_request_head.max(MIN_BUFFER))
@@ -41,7 +43,7 @@ const MIN_BUFFER: usize = 8 << 10;
 /// HTTP/2 with prior knowledge.
 pub(super) async fn http2(tunnels: &Tunnels, io: Rewind<TunnelIo>, tunnel: Arc<Tunnel>, address: SocketAddr, drain: &DrainWatch) {
     let edge = Edge::new(tunnels, tunnel, address);
-    let service = service_fn(move |request| edge.call(request));
+    let service = service_fn(move |request: Request<Incoming>| edge.call(request.map(Body::Downstream)));
     let hbone = &tunnels.config.hbone;
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .auto_date_header(false)
@@ -84,14 +86,14 @@ impl Edge {
 
     /// Each request sees the snapshot of its own moment, so that long-lived connections follow new
     /// routes and policies.
-    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response<Recorded>, Infallible>> + use<> {
+    fn call(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Recorded>, Infallible>> + use<> {
         let admission = self.mesh.load().admit(self.address);
         let (stack, tunnel) = (self.stack.clone(), self.tunnel.clone());
         async move {
             match admission {
                 Admission::Served(destination) => {
                     let context = Context { tunnel, destination };
-                    stack.oneshot(Inbound { request: request.map(Body::Downstream), context }).await
+                    stack.oneshot(Inbound { request, context }).await
                 }
                 // Unbound since the tunnel was opened.
                 Admission::UndeclaredPort | Admission::NotServed => Ok(Recorded::unserved()),

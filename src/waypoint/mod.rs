@@ -3,6 +3,7 @@
 mod expect;
 mod guard;
 mod inner;
+mod interim;
 mod opaque;
 mod sniff;
 mod stack;
@@ -159,3 +160,6 @@ fn handshake_reason(error: &TlsError, peer: std::net::SocketAddr) -> HandshakeFa
         TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity | TlsError::TrustDomain { .. } => HandshakeFailure::Identity,
     }
 }
+
+#[cfg(test)]
+mod tests;

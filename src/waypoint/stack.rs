@@ -3,21 +3,35 @@
 
 use super::{Config, Forward};
 use crate::{
-    middleware::{Authorize, Balance, Filter, Inbound, Record, Recorded, Respond, Retry, Route, Sanitize, Shed, Split, Timeout},
+    middleware::{
+        Answered, Authorize, Balance, Dispatch, Failed, Filter, Inbound, Record, Recorded, Respond, Retry, Route, Sanitize, Shed, Split,
+        Timeout,
+    },
     telemetry::AccessLog,
 };
 use http::Response;
 use std::convert::Infallible;
-use tower::{ServiceBuilder, layer::layer_fn, util::BoxCloneSyncService};
+use tower::{Service, ServiceBuilder, layer::layer_fn, util::BoxCloneSyncService};
 
 /// The whole stack as one type: nothing above it is compiled once per layer.
 pub type HttpStack = BoxCloneSyncService<Inbound, Response<Recorded>, Infallible>;
 
 /// Builds the stack. There is one for each process; what differs between requests goes with them.
 pub fn http(forward: Forward, config: &Config, log: AccessLog) -> HttpStack {
+    BoxCloneSyncService::new(layers(forward, config, log))
+}
+
+/// The layers over a leaf.
+pub(super) fn layers<S>(
+    leaf: S,
+    config: &Config,
+    log: AccessLog,
+) -> impl Service<Inbound, Response = Response<Recorded>, Error = Infallible, Future: Send> + Clone + Send + Sync + use<S>
+where
+    S: Service<Dispatch, Response = Answered, Error = Failed, Future: Send> + Clone + Send + Sync + 'static,
+{
     let (body_idle, max_requests, paths, replay_limit) = (config.request_body_idle, config.max_requests, config.paths, config.replay_limit);
     ServiceBuilder::new()
-        .layer(layer_fn(BoxCloneSyncService::new))
         // Reply -> Response: what happened, once
         .layer(layer_fn(move |inner| Record::new(inner, log.clone(), body_idle)))
         // Failure -> Reply: below may fail, above cannot
@@ -39,5 +53,5 @@ pub fn http(forward: Forward, config: &Config, log: AccessLog) -> HttpStack {
         // Attempt -> Dispatch
         .layer(layer_fn(Balance))
         // Dispatch -> Answered
-        .service(forward)
+        .service(leaf)
 }

@@ -14,8 +14,8 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{
-    Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, EXPECT, HOST, UPGRADE},
+    HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, COOKIE, EXPECT, HOST, UPGRADE},
 };
 use http_body::{Frame, SizeHint};
 use hyper::{
@@ -55,6 +55,7 @@ struct Shared {
     tunnels: Pool,
     connect_timeout: Duration,
     idle: Duration,
+    half_open_idle: Duration,
     kept: Mutex<HashMap<KeptKey, Arc<Kept>>>,
 }
 
@@ -90,8 +91,14 @@ const MAX_KEPT: usize = 256;
 impl Forward {
     /// Forwards as `identity`, through tunnels of this pool.
     pub fn new(config: &Config, identity: Identity, tunnels: Pool) -> Self {
-        let shared =
-            Shared { identity, tunnels, connect_timeout: config.connect_timeout, idle: config.upstream_idle, kept: Mutex::default() };
+        let shared = Shared {
+            identity,
+            tunnels,
+            connect_timeout: config.connect_timeout,
+            idle: config.upstream_idle,
+            half_open_idle: config.half_open_idle,
+            kept: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -187,7 +194,7 @@ struct Exchange {
 
 impl Exchange {
     async fn http1(self, mut request: Request<Body>, is_upgrade: bool) -> Result<Response<Body>, (Error, Unsent)> {
-        *request.version_mut() = Version::HTTP_11;
+        to_http1(&mut request);
         let downstream = is_upgrade.then(|| hyper::upgrade::on(&mut request));
         let (mut request, asked) = match expect::is_expected(request.headers()) {
             true => {
@@ -196,21 +203,25 @@ impl Exchange {
             }
             false => (request, None),
         };
+        let mut is_repeated = false;
         loop {
-            let (mut send, is_reused) = match self.kept.take_http1() {
+            let (mut send, is_reused) = match self.kept.take_http1().filter(|_| !is_repeated) {
                 Some(send) => (send, true),
                 None => match self.open_http1().await {
                     Ok(send) => (send, false),
                     Err(error) => return Err((Error::Connect(error), Some(Box::new(request)))),
                 },
             };
+            let spare = if is_reused { repeatable(&request) } else { None };
             match send.try_send_request(request).await {
                 Ok(response) => return Ok(self.answered_http1(response, send, downstream, asked)),
-                Err(mut error) => match error.take_message() {
+                Err(mut error) => match (error.take_message(), spare) {
                     // The workload had closed the kept connection before it saw anything of the request.
-                    Some(unsent) if is_reused => request = unsent,
-                    Some(unsent) => return Err((Error::Connect(ConnectFailure::Stale(error.into_error())), Some(Box::new(unsent)))),
-                    None => return Err((from_client(error.into_error()), None)),
+                    (Some(unsent), _) if is_reused => request = unsent,
+                    (Some(unsent), _) => return Err((Error::Connect(ConnectFailure::Stale(error.into_error())), Some(Box::new(unsent)))),
+                    // It closed it while the request was on its way; there was no answer.
+                    (None, Some(spare)) if !error.error().is_parse() => (request, is_repeated) = (spare, true),
+                    (None, _) => return Err((from_client(error.into_error()), None)),
                 },
             }
         }
@@ -238,7 +249,8 @@ impl Exchange {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if let Some(downstream) = downstream {
                 let upstream = hyper::upgrade::on(&mut response);
-                tokio::spawn(join_upgraded(downstream, upstream, self.in_flight));
+                let half_open_idle = self.forward.shared.half_open_idle;
+                tokio::spawn(join_upgraded(downstream, upstream, self.in_flight, half_open_idle));
                 return response.map(|_| Body::Empty);
             }
         }
@@ -308,6 +320,33 @@ impl Exchange {
         lock(&self.kept.http2).push(shareable.clone());
         Ok(shareable)
     }
+}
+
+/// HTTP/2 may send cookies apart, HTTP/1 has one header for them (RFC 9113, 8.2.3).
+fn to_http1(request: &mut Request<Body>) {
+    let is_split = request.version() == Version::HTTP_2;
+    *request.version_mut() = Version::HTTP_11;
+    if is_split && request.headers().get_all(COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = request.headers().get_all(COOKIE).iter().map(|v| v.as_bytes()).collect();
+        if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            request.headers_mut().insert(COOKIE, whole);
+        }
+    }
+}
+
+/// A copy to send on a new connection should the kept one prove dead. Only a safe method may be
+/// sent again when it is not known whether the workload has seen it (RFC 9110, 9.2.2).
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    let may_repeat = request.method().is_safe() && http_body::Body::is_end_stream(request.body());
+    may_repeat.then(|| {
+        let mut copy = Request::new(Body::Empty);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        copy
+    })
 }
 
 /// HTTP/2 names the host in `:authority` and has no expectations (a proxy may drop it towards a hop
@@ -443,10 +482,10 @@ impl http_body::Body for Sharing {
 }
 
 /// After a 101 both connections are bytes; they end together.
-async fn join_upgraded(downstream: OnUpgrade, upstream: OnUpgrade, _in_flight: InFlight) {
+async fn join_upgraded(downstream: OnUpgrade, upstream: OnUpgrade, _in_flight: InFlight, half_open_idle: Duration) {
     let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
     let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-    let _ = crate::transport::copy::bidirectional(&mut downstream, &mut upstream, Some(Duration::from_secs(300)), |_, _| {}).await;
+    let _ = crate::transport::copy::bidirectional(&mut downstream, &mut upstream, Some(half_open_idle), |_, _| {}).await;
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

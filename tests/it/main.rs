@@ -9,11 +9,15 @@
 mod support;
 
 mod admission;
+mod authorization;
 mod bad_input;
 mod command;
 mod drain;
 mod examples;
 mod netns;
+mod protocols;
 mod reload;
+mod retry;
 mod rotation;
+mod routing;
 mod through;

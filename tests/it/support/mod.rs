@@ -7,6 +7,7 @@ pub mod mesh;
 pub mod net;
 pub mod peer;
 pub mod process;
+pub mod raw;
 pub mod wire;
 pub mod ztunnel;
 
@@ -16,6 +17,7 @@ pub use mesh::{Mesh, MeshBuilder};
 pub use net::Net;
 pub use peer::Peer;
 pub use process::Process;
+pub use raw::Raw;
 pub use wire::Wire;
 pub use ztunnel::Ztunnel;
 
