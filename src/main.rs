@@ -16,7 +16,11 @@ fn main() -> ExitCode {
             let log = log::init(command.process.log.as_deref(), command.process.log_json);
             run(command.process.worker_threads, app::waypoint(*command, log))
         }
-        Command::Ztunnel(_) | Command::Demo(_) => return ExitCode::from(1),
+        Command::Ztunnel(command) => {
+            let log = log::init(command.process.log.as_deref(), command.process.log_json);
+            run(command.process.worker_threads, app::ztunnel(*command, log))
+        }
+        Command::Demo(command) => run(None, cairn::demo::demo(command)),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -287,3 +287,26 @@ fn the_scan_skips_comments_and_literals() {
     assert_eq!(left(r"m('{', '\'', '\u{7f}', b'\\') n"), "m(, , , b) n");
     assert_eq!(left("fn f<'a>(x: &'a str, y: &'static str) {}"), "fn f<'a>(x: &'a str, y: &'static str) {}");
 }
+
+/// The steps of the documented stack are the layers of the real one, in order.
+#[test]
+fn the_documented_life_of_a_request_names_the_layers_in_order() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let doc = fs::read_to_string(root.join("docs/life-of-a-request.md")).unwrap();
+    let documented: Vec<String> = doc
+        .lines()
+        .skip_while(|line| *line != "### The stack")
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+        .collect();
+    let stack = fs::read_to_string(root.join("src/waypoint/stack.rs")).unwrap();
+    let body = stack.split("ServiceBuilder::new()").nth(1).expect("the stack is built here");
+    let mut layers: Vec<String> = body
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(".layer(layer_fn("))
+        .map(|layer| layer.rsplit('|').next().unwrap().trim())
+        .map(|layer| layer.chars().take_while(|c| c.is_alphanumeric()).collect())
+        .filter(|name: &String| name != "BoxCloneSyncService")
+        .collect();
+    layers.push("Forward".to_owned());
+    assert_eq!(documented, layers);
+}

@@ -6,9 +6,11 @@ mod config_dump;
 mod mesh;
 mod process;
 mod waypoint;
+mod ztunnel;
 
 pub use certs::certs;
 pub use check::check;
 pub use mesh::{MeshSource, OpenedMesh};
 pub use process::{AppError, Bound, Process, Running};
 pub use waypoint::{WaypointOptions, start_waypoint, waypoint};
+pub use ztunnel::{ZtunnelOptions, start_ztunnel, ztunnel};

@@ -18,6 +18,8 @@ struct Policies {
     deny: RuleIndex,
     // ALLOW policies themselves: one without any rule that can match refuses everything.
     allowing: Vec<Arc<PolicyRule>>,
+    // All of them as one name, for when none of their rules matches.
+    unmatched: Option<Arc<PolicyRule>>,
     allow: RuleIndex,
 }
 
@@ -33,6 +35,7 @@ impl Ruleset {
             let half = if policy.dry_run { &mut ruleset.dry_run } else { &mut ruleset.enforced };
             half.push(policy, layer);
         }
+        ruleset.enforced.unmatched = PolicyRule::together(&ruleset.enforced.allowing).map(Arc::new);
         ruleset
     }
 
@@ -49,7 +52,7 @@ impl Ruleset {
         let mut refusing: Vec<_> = shadow.invalid.iter().chain(shadow.deny.all(attributes)).cloned().collect();
         let allowed = || match reason {
             Reason::Allowed(_) => true,
-            Reason::NoPolicy | Reason::NotAllowed => false,
+            Reason::NoPolicy | Reason::NotAllowed(_) => false,
             // The enforced ALLOW rules were not asked.
             Reason::Denied(_) | Reason::Invalid(_) => self.enforced.allow.first(attributes).is_some(),
         };
@@ -98,10 +101,10 @@ impl Policies {
         if let Some(rule) = self.deny.first(attributes) {
             return Reason::Denied(rule.clone());
         }
-        match self.allow.first(attributes) {
-            Some(rule) => Reason::Allowed(rule.clone()),
-            None if self.allowing.is_empty() => Reason::NoPolicy,
-            None => Reason::NotAllowed,
+        match (self.allow.first(attributes), &self.unmatched) {
+            (Some(rule), _) => Reason::Allowed(rule.clone()),
+            (None, None) => Reason::NoPolicy,
+            (None, Some(policies)) => Reason::NotAllowed(policies.clone()),
         }
     }
 

@@ -25,8 +25,8 @@ pub enum Reason {
     Allowed(Arc<PolicyRule>),
     /// Refused by this DENY rule.
     Denied(Arc<PolicyRule>),
-    /// Refused: ALLOW policies apply, and none of their rules matches.
-    NotAllowed,
+    /// Refused: ALLOW policies apply, and none of their rules matches. Names all of them.
+    NotAllowed(Arc<PolicyRule>),
     /// Refused: this policy could not be understood.
     Invalid(Arc<PolicyRule>),
 }
@@ -35,8 +35,8 @@ impl Reason {
     /// The rule that decided, if one did.
     pub fn rule(&self) -> Option<&Arc<PolicyRule>> {
         match self {
-            Self::Allowed(rule) | Self::Denied(rule) | Self::Invalid(rule) => Some(rule),
-            Self::NoPolicy | Self::NotAllowed => None,
+            Self::Allowed(rule) | Self::Denied(rule) | Self::NotAllowed(rule) | Self::Invalid(rule) => Some(rule),
+            Self::NoPolicy => None,
         }
     }
 
@@ -44,13 +44,13 @@ impl Reason {
     pub(super) fn allows(&self) -> bool {
         match self {
             Self::NoPolicy | Self::Allowed(_) => true,
-            Self::Denied(_) | Self::NotAllowed | Self::Invalid(_) => false,
+            Self::Denied(_) | Self::NotAllowed(_) | Self::Invalid(_) => false,
         }
     }
 }
 
 /// The name of a rule. Displays as in Istio's statistics and logs: `ns[NS]-policy[NAME]-rule[I]`,
-/// or `ns[NS]-policy[NAME]` when the policy as a whole decided.
+/// or `ns[NS]-policy[NAME]` when the policy as a whole decided; several of them with commas between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyRule {
     /// The policy.
@@ -70,6 +70,13 @@ impl PolicyRule {
     pub(super) fn whole(policy: &ResourceName) -> Self {
         let text = format!("ns[{}]-policy[{}]", policy.namespace, policy.name).into();
         Self { policy: policy.clone(), rule: 0, text }
+    }
+
+    /// Several policies that decide together, without any of their rules; `None` for none.
+    pub(super) fn together(policies: &[Arc<Self>]) -> Option<Self> {
+        let first = policies.first()?;
+        let text = policies.iter().map(|p| &*p.text).collect::<Vec<_>>().join(",").into();
+        Some(Self { policy: first.policy.clone(), rule: 0, text })
     }
 
     /// The displayed text, to share without formatting.

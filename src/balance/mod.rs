@@ -6,12 +6,7 @@
 /// Two choices come close to the least loaded at a fraction of the cost, and unlike a scan they do
 /// not send every caller to the same endpoint at the same moment (Mitzenmacher, "The Power of Two
 /// Choices in Randomized Load Balancing").
-pub fn pick<'a, T>(
-    items: &'a [T],
-    load: impl Fn(&T) -> usize,
-    skip: impl Fn(&T) -> bool,
-    mut random: impl FnMut(usize) -> usize,
-) -> Option<&'a T> {
+pub fn pick<T>(items: &[T], load: impl Fn(&T) -> usize, skip: impl Fn(&T) -> bool, mut random: impl FnMut(usize) -> usize) -> Option<&T> {
     let open = items.iter().filter(|item| !skip(item)).count();
     if open == 0 {
         return if items.is_empty() { None } else { items.get(random(items.len())) };

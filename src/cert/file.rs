@@ -7,6 +7,7 @@ use super::{
 use crate::{
     model::Identity,
     runtime::DrainWatch,
+    telemetry,
     transport::{
         CertError, CertFuture, CertSource, WorkloadCert,
         tls::{CertPart, Fingerprint},
@@ -171,6 +172,7 @@ impl FileCertSource {
         match result {
             Ok(Reload::Unchanged) => reported.clear(),
             Ok(Reload::Replaced) => {
+                telemetry::cert_reload(true);
                 let cert = Arc::clone(&self.current.borrow());
                 tracing::info!(identity = %self.identity, serial = cert.serial(), "certificate replaced");
                 reported.clear();
@@ -178,6 +180,7 @@ impl FileCertSource {
             Err(error) => {
                 let text = format!("{error:?}");
                 if *reported != text {
+                    telemetry::cert_reload(false);
                     let in_use = self.fingerprint();
                     tracing::warn!(identity = %self.identity, error = &error as &dyn Error, %in_use, "the old certificate stays");
                     *reported = text;

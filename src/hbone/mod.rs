@@ -10,6 +10,8 @@ mod pool;
 mod server;
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ConnectError};
 pub use headers::{Baggage, ConnectHeaders, FORWARDED, forwarded_host};
@@ -18,7 +20,7 @@ pub use server::{Connect, ServerEnd, serve};
 pub use stream::TunnelIo;
 pub use target::{ConnectTarget, TargetError};
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// The port on which every HBONE peer listens.
 pub const HBONE_PORT: u16 = 15008;
@@ -63,6 +65,9 @@ pub struct Config {
     pub spread_threshold: usize,
     /// …as long as it has fewer than this.
     pub spread_tunnels: usize,
+    /// The address that tunnels are opened from, by which policies with `ipBlocks` and telemetry
+    /// know the client; the routing table decides when absent.
+    pub source_address: Option<IpAddr>,
 }
 
 impl Default for Config {
@@ -85,6 +90,7 @@ impl Default for Config {
             max_streams_per_tunnel: 100,
             spread_threshold: 16,
             spread_tunnels: 4,
+            source_address: None,
         }
     }
 }

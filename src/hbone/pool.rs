@@ -4,7 +4,7 @@ use super::{Client, Config, ConnectError, ConnectHeaders, TunnelIo, client::Rese
 use crate::{
     model::Identity,
     transport::{
-        socket,
+        socket::{self, ConnectOptions},
         tls::{self, CertError, CertSource, TlsError, WorkloadCert},
     },
 };
@@ -72,7 +72,12 @@ struct Slot {
     tunnels: Mutex<Vec<Tunnel>>,
     // Held by the one that opens a tunnel, so that a burst of requests opens one and not one each.
     opening: tokio::sync::Mutex<()>,
+    // How the last attempt failed, and when: those who waited for it fail with it, instead of trying one after the other.
+    failed: Mutex<Option<(Instant, TunnelError)>>,
 }
+
+/// Tries on tunnels that others use as well.
+const SHARED_TRIES: usize = 2;
 
 #[derive(Debug)]
 struct Tunnel {
@@ -98,24 +103,27 @@ impl Pool {
         let slot = self.slot(key);
         // While one request opens another tunnel, the rest go on with what there is.
         let may_spread = slot.opening.try_lock().is_ok();
-        let reserved = match slot.pick(config, &cert, may_spread) {
+        let mut reserved = match slot.pick(config, &cert, may_spread) {
             Some(reserved) => reserved,
             None => slot.open(self, key, &cert).await?,
         };
-        let client = reserved.client();
-        match reserved.connect(authority, headers, config).await {
-            // A tunnel from the pool may be closing under our hands (GOAWAY, a broken socket). Nothing was sent then, so
-            // it is tried once more, on a tunnel that is new for certain.
-            Err(ConnectError::H2(error)) if is_closing(&error) => {
-                tracing::debug!(%error, address = %key.address, "pooled tunnel is closing, opening another");
-                slot.remove(&client);
-                let fresh = self.dial(key, &cert).await?;
-                let reserved = fresh.reserve();
-                slot.keep(fresh, cert);
-                reserved.connect(authority, headers, config).await.map_err(TunnelError::Stream)
+        // A tunnel from the pool may be closing under our hands (GOAWAY, a broken socket). Nothing was sent then, so it is
+        // tried again: on a tunnel that a neighbour has just opened for the same reason, and at last on one of its own.
+        for _ in 0..SHARED_TRIES {
+            let client = reserved.client();
+            match reserved.connect(authority, headers, config).await {
+                Err(ConnectError::H2(error)) if is_closing(&error) => {
+                    tracing::debug!(%error, address = %key.address, "pooled tunnel is closing, opening another");
+                    slot.remove(&client);
+                    reserved = slot.open(self, key, &cert).await?;
+                }
+                other => return other.map_err(TunnelError::Stream),
             }
-            other => other.map_err(TunnelError::Stream),
         }
+        let fresh = self.dial(key, &cert).await?;
+        let reserved = fresh.reserve();
+        slot.keep(fresh, cert);
+        reserved.connect(authority, headers, config).await.map_err(TunnelError::Stream)
     }
 
     /// Tunnels now open, over all keys.
@@ -124,7 +132,7 @@ impl Pool {
         slots.iter().map(|s| lock(&s.tunnels).iter().filter(|t| !t.client.is_closed()).count()).sum()
     }
 
-    /// Forgets tunnels that are closed, idle for long, or made with a certificate since replaced.
+    /// Forgets tunnels that are closed or idle for long.
     /// They close once their last stream has ended. Called at intervals.
     pub fn sweep(&self) {
         let idle = self.inner.config.idle_timeout;
@@ -146,7 +154,8 @@ impl Pool {
     async fn dial(&self, key: &PoolKey, cert: &WorkloadCert) -> Result<Client, TunnelError> {
         let config = &self.inner.config;
         let dial = async {
-            let io = socket::connect(key.address, config.handshake_timeout).await.map_err(TunnelError::Connect)?;
+            let options = ConnectOptions { local: config.source_address, ..ConnectOptions::new(config.handshake_timeout) };
+            let io = socket::connect_with(key.address, options).await.map_err(TunnelError::Connect)?;
             let (io, _) = tls::connect(io, cert, &key.destinations).await.map_err(TunnelError::Tls)?;
             Client::handshake(io, config).await.map_err(TunnelError::Handshake)
         };
@@ -172,26 +181,38 @@ impl Slot {
         Some(best.client.reserve())
     }
 
-    /// Opens a tunnel, one at a time for each key: the others wait and share what was opened.
+    /// Opens a tunnel, one at a time for each key: the others wait and share what was opened, or why
+    /// it was not.
     async fn open(&self, pool: &Pool, key: &PoolKey, cert: &Arc<WorkloadCert>) -> Result<Reserved, TunnelError> {
+        let since = Instant::now();
         let _opening = self.opening.lock().await;
         let config = &pool.inner.config;
         if let Some(reserved) = self.pick(config, cert, true) {
             return Ok(reserved);
         }
+        if let Some((_, error)) = lock(&self.failed).as_ref().filter(|(at, _)| *at > since) {
+            return self.pick(config, cert, false).ok_or_else(|| same(error));
+        }
         match pool.dial(key, cert).await {
             Ok(client) => {
                 let reserved = client.reserve();
                 self.keep(client, cert.clone());
+                *lock(&self.failed) = None;
                 Ok(reserved)
             }
-            // Spreading is a wish: when it fails, what is open still serves.
-            Err(error) => self.pick(config, cert, false).ok_or(error),
+            Err(error) => {
+                *lock(&self.failed) = Some((Instant::now(), same(&error)));
+                // Spreading is a wish: when it fails, what is open still serves.
+                self.pick(config, cert, false).ok_or(error)
+            }
         }
     }
 
     fn keep(&self, client: Client, cert: Arc<WorkloadCert>) {
-        lock(&self.tunnels).push(Tunnel { client, cert, used: Instant::now() });
+        let mut tunnels = lock(&self.tunnels);
+        // Those of a replaced certificate take no new streams: they close with their last one.
+        tunnels.retain(|t| Arc::ptr_eq(&t.cert, &cert));
+        tunnels.push(Tunnel { client, cert, used: Instant::now() });
     }
 
     fn remove(&self, client: &Client) {
@@ -201,6 +222,25 @@ impl Slot {
 
 fn is_closing(error: &h2::Error) -> bool {
     error.is_go_away() || error.is_io() || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
+/// The same failure for somebody else who waited for it.
+fn same(error: &TunnelError) -> TunnelError {
+    let io = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
+    match error {
+        TunnelError::Certificate(error) => TunnelError::Certificate(error.clone()),
+        TunnelError::Connect(error) => TunnelError::Connect(io(error)),
+        TunnelError::Timeout(address) => TunnelError::Timeout(*address),
+        TunnelError::Tls(error) => TunnelError::Tls(match error {
+            TlsError::Handshake(error) => TlsError::Handshake(io(error)),
+            TlsError::UnexpectedIdentity { got, expected } => TlsError::UnexpectedIdentity { got: got.clone(), expected: expected.clone() },
+            TlsError::NoIdentity => TlsError::NoIdentity,
+            TlsError::TrustDomain { got, own } => TlsError::TrustDomain { got: got.clone(), own: own.clone() },
+            TlsError::Alpn => TlsError::Alpn,
+        }),
+        TunnelError::Handshake(error) => TunnelError::Handshake(error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR).into()),
+        TunnelError::Stream(_) => TunnelError::Stream(ConnectError::Timeout),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

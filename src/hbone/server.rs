@@ -5,7 +5,14 @@ use crate::runtime::DrainWatch;
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -19,6 +26,44 @@ pub struct Connect {
     headers: HeaderMap,
     recv: RecvStream,
     respond: SendResponse<Bytes>,
+    live: Live,
+}
+
+/// What has become of the streams of a tunnel. A stream lives until its [`Connect`] and its
+/// [`TunnelIo`] are gone, even if the peer has reset it long before.
+#[derive(Debug)]
+struct Activity {
+    live: AtomicUsize,
+    last: Mutex<Instant>,
+}
+
+/// Counts a stream for as long as it lives.
+#[derive(Debug)]
+struct Live(Arc<Activity>);
+
+impl Activity {
+    fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// When the last stream ended.
+    fn last(&self) -> Instant {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.live.fetch_add(1, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Connect {
@@ -40,6 +85,13 @@ impl Connect {
         &self.headers
     }
 
+    /// Resolves when the peer has reset the stream: whatever is being done for it is in vain. Cancel
+    /// safe.
+    pub async fn broken_off(&mut self) {
+        // The only other outcome is an error of the connection, and then the peer is gone as well.
+        let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    }
+
     /// Answers with an error: headers only, with END_STREAM.
     pub fn refuse(mut self, status: StatusCode) {
         let mut response = Response::new(());
@@ -56,7 +108,7 @@ impl Connect {
         let mut response = Response::new(());
         headers::answer(response.headers_mut(), baggage);
         let send = self.respond.send_response(response, false)?;
-        Ok(TunnelIo::new(send, self.recv, None))
+        Ok(TunnelIo::new(send, self.recv, Some(Box::new(self.live))))
     }
 }
 
@@ -99,14 +151,23 @@ where
     let signaled = drain.signaled();
     let forced = drain.forced();
     tokio::pin!(lost, signaled, forced);
-    let mut closing = false;
+    let activity = Arc::new(Activity { live: AtomicUsize::new(0), last: Mutex::new(Instant::now()) });
+    let most = most_live(config);
+    let (mut was_used, mut closing) = (false, false);
     let quiet = tokio::time::sleep(config.first_connect_timeout);
     tokio::pin!(quiet);
     loop {
         tokio::select! {
             biased;
             next = connection.accept() => match next {
-                Some(Ok((request, respond))) => on_connect(connect(request, respond)),
+                Some(Ok((_, mut respond))) if activity.live() >= most => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                Some(Ok((request, respond))) => {
+                    if !was_used && !closing {
+                        quiet.as_mut().reset(Instant::now() + config.idle_timeout);
+                    }
+                    was_used = true;
+                    on_connect(connect(request, respond, Live::new(&activity)));
+                }
                 Some(Err(e)) if is_ordinary_end(&e) => return Ok(()),
                 Some(Err(e)) => return Err(ServerEnd::H2(e)),
                 None => return Ok(()),
@@ -114,6 +175,7 @@ where
             () = &mut signaled, if !closing => {
                 closing = true;
                 connection.graceful_shutdown();
+                quiet.as_mut().reset(Instant::now() + config.handshake_timeout);
             }
             () = &mut forced => {
                 connection.abrupt_shutdown(h2::Reason::NO_ERROR);
@@ -125,21 +187,42 @@ where
                 flush(&mut connection).await;
                 return Err(ServerEnd::PingTimeout);
             }
-            () = &mut quiet, if !closing => {
-                if connection.has_streams() {
-                    quiet.as_mut().reset(Instant::now() + config.idle_timeout);
+            () = &mut quiet => {
+                let is_busy = connection.has_streams() || activity.live() > 0;
+                let limit = if was_used { config.idle_timeout } else { config.first_connect_timeout };
+                let now = Instant::now();
+                let until = activity.last() + limit;
+                if closing && !is_busy {
+                    // It has been told, and does not go.
+                    connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    flush(&mut connection).await;
+                    return Ok(());
+                } else if closing {
+                    quiet.as_mut().reset(now + config.handshake_timeout);
+                } else if is_busy {
+                    quiet.as_mut().reset(now + config.idle_timeout);
+                } else if until > now {
+                    quiet.as_mut().reset(until);
                 } else {
                     closing = true;
                     connection.graceful_shutdown();
+                    quiet.as_mut().reset(now + config.handshake_timeout);
                 }
             }
         }
     }
 }
 
+/// Streams that may live at a time. A stream that its peer has reset is none to HTTP/2 any more, but
+/// lives on until whoever serves it notices; without a bound, opening and resetting in turn would
+/// pile them up (CVE-2023-44487). Twice the limit leaves honest peers time to be noticed.
+fn most_live(config: &Config) -> usize {
+    2 * config.max_concurrent_streams as usize
+}
+
 /// Lets a GOAWAY reach the wire before the socket closes.
 async fn flush<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut h2::server::Connection<IO, Bytes>) {
-    let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    let closed = poll_fn(|cx| connection.poll_closed(cx));
     let _ = tokio::time::timeout(Duration::from_millis(100), closed).await;
 }
 
@@ -150,10 +233,10 @@ fn is_ordinary_end(e: &h2::Error) -> bool {
         || (e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR))
 }
 
-fn connect(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Connect {
+fn connect(request: http::Request<RecvStream>, respond: SendResponse<Bytes>, live: Live) -> Connect {
     let (parts, recv) = request.into_parts();
     let authority = parts.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-    Connect { method: parts.method, authority, headers: parts.headers, recv, respond }
+    Connect { method: parts.method, authority, headers: parts.headers, recv, respond, live }
 }
 
 fn builder(config: &Config) -> h2::server::Builder {

@@ -6,7 +6,7 @@ use super::{
     stage::{Clean, Failure, Outcome, Permitted, Reply},
 };
 use crate::{
-    authz::{Attributes, HttpAttributes, Reason, Verdict, remote_ip},
+    authz::{Attributes, HttpAttributes, Verdict, remote_ip},
     telemetry::counters,
 };
 use http::{Request, header::HOST};
@@ -46,10 +46,7 @@ where
             tracing::info!(target: "authorization", policy = %rule, peer = %tunnel.peer, path = request.uri().path(), "dry run: would be denied");
             counters().authorization_dry_run_denied.increment(1);
         }
-        let policy = match reason {
-            Reason::NoPolicy | Reason::NotAllowed => None,
-            Reason::Allowed(rule) | Reason::Denied(rule) | Reason::Invalid(rule) => Some(rule),
-        };
+        let policy = reason.rule().cloned();
         let counter = if allowed { &counters().authorization_allowed } else { &counters().authorization_denied };
         counter.increment(1);
         let outcome = Outcome { policy: policy.clone(), ..Outcome::default() };

@@ -155,10 +155,11 @@ impl StringMatch {
     pub fn parse(text: &str) -> Self {
         if text == "*" {
             Self::Presence
+        } else if let Some(suffix) = text.strip_prefix('*') {
+            // Looked at first, so `*a*` is a suffix `a*`, as in Istio.
+            Self::Suffix(suffix.into())
         } else if let Some(prefix) = text.strip_suffix('*') {
             Self::Prefix(prefix.into())
-        } else if let Some(suffix) = text.strip_prefix('*') {
-            Self::Suffix(suffix.into())
         } else {
             Self::Exact(text.into())
         }

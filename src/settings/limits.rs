@@ -3,7 +3,7 @@
 use super::values::duration;
 use crate::{hbone, route::normalize::PathNormalization, waypoint};
 use clap::Args;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// Limits of tunnels, in both modes.
 #[derive(Debug, Clone, Args)]
@@ -45,6 +45,9 @@ pub struct HboneArgs {
     /// Tunnels to a peer that are opened to spread load
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub spread_tunnels: usize,
+    /// The address that tunnels are opened from; by default the routing table decides
+    #[arg(long, value_name = "ADDR")]
+    pub tunnel_source_address: Option<IpAddr>,
     /// Flow-control window of a stream, bytes
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, env = "HTTP2_STREAM_WINDOW_SIZE")]
     pub stream_window: u32,
@@ -76,6 +79,7 @@ impl HboneArgs {
             max_streams_per_tunnel: self.max_streams_per_tunnel,
             spread_threshold: self.spread_threshold,
             spread_tunnels: self.spread_tunnels,
+            source_address: self.tunnel_source_address,
             ..hbone::Config::default()
         }
     }

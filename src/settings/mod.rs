@@ -91,6 +91,18 @@ pub struct ZtunnelCommand {
     /// With one direction of a connection ended, the other may be idle for this long
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, help_heading = "Limits")]
     pub half_open_idle_timeout: Duration,
+    /// A SOCKS5 request must be complete after this time
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = "Limits")]
+    pub socks5_timeout: Duration,
+    /// A workload that the manifests do not hold (yet) is waited for this long
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Limits")]
+    pub workload_wait: Duration,
+    /// Connections open on a listener at a time; above it new ones wait
+    #[arg(long, value_name = "N", default_value_t = 16_384, help_heading = "Limits")]
+    pub max_connections: usize,
+    /// Connect to the workload from the client's address (needs CAP_NET_ADMIN and routing rules)
+    #[arg(long, env = "ENABLE_ORIG_SRC", help_heading = "Limits")]
+    pub preserve_source: bool,
 }
 
 /// Where the mesh is described.

@@ -148,6 +148,11 @@ impl Upstreams {
         self.known.retain(|_, upstream| Arc::strong_count(upstream) > 1);
     }
 
+    /// Forgets all but these. A snapshot that is still being read keeps what it refers to.
+    pub(super) fn retain(&mut self, used: &HashMap<(ServiceKey, u16), Arc<Upstream>>) {
+        self.known.retain(|key, _| used.contains_key(key));
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.known.len()

@@ -10,6 +10,8 @@ mod endpoints;
 mod node;
 mod plan;
 mod store;
+#[cfg(test)]
+mod tests;
 mod waypoint;
 
 pub use change::Change;

@@ -4,7 +4,8 @@ use super::{Compile, Directory, Hop, Upstream, Upstreams, directory::selects};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
-        AppProtocol, AuthorizationPolicy, Hostname, Mesh, Name, PolicyTarget, ResourceName, Service, Waypoint, WaypointAddress, Workload,
+        AppProtocol, AuthorizationPolicy, Hostname, Mesh, Name, PolicyTarget, Resource, ResourceName, Service, Waypoint, WaypointAddress,
+        Workload,
     },
 };
 use std::{
@@ -71,6 +72,16 @@ impl NodeSnapshot {
     /// The workload at an address.
     pub fn workload(&self, address: IpAddr) -> Option<&Arc<NodeWorkload>> {
         self.workloads.get(&address.to_canonical())
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<NodeService>> {
+        self.hosts.values()
+    }
+
+    /// This proxy's own workloads.
+    pub fn local_workloads(&self) -> impl Iterator<Item = &Arc<NodeWorkload>> {
+        self.local.values()
     }
 
     /// One of this proxy's own workloads, by uid.
@@ -173,5 +184,14 @@ impl Compile for NodeCompiler {
         }
         self.upstreams.prune();
         snapshot
+    }
+
+    /// Neither routes nor policies with `targetRefs`: those are for waypoints.
+    fn concerns(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Route(_) => false,
+            Resource::Policy(policy) => !matches!(policy.target, PolicyTarget::Refs(_)),
+            Resource::Namespace(_) | Resource::Service(_) | Resource::Endpoints(_) | Resource::Workload(_) | Resource::Waypoint(_) => true,
+        }
     }
 }

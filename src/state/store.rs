@@ -1,7 +1,7 @@
 //! The single writer, and the handle through which everyone reads.
 
 use super::Change;
-use crate::model::Mesh;
+use crate::model::{Mesh, Resource};
 use arc_swap::ArcSwap;
 use std::{fmt, sync::Arc};
 use tokio::sync::watch;
@@ -14,6 +14,10 @@ pub trait Compile: Send + 'static {
     /// Compiles the whole mesh, reusing whatever did not change since the last call. Must not
     /// fail: what cannot be compiled is left out, and a policy that cannot be denies its scope.
     fn compile(&mut self, mesh: &Mesh, version: u64) -> Self::Snapshot;
+
+    /// Whether the resource can ever have an effect, however the rest of the mesh changes. What
+    /// cannot is not kept. Must depend on nothing but the resource.
+    fn concerns(&self, resource: &Resource) -> bool;
 }
 
 /// The desired mesh and its compiler. One task owns it.
@@ -47,7 +51,9 @@ impl<C: Compile> Store<C> {
         for change in changes {
             any = true;
             match change {
-                Change::Upsert(resource) => self.mesh.upsert(resource),
+                Change::Upsert(resource) if self.compiler.concerns(&resource) => self.mesh.upsert(resource),
+                // An earlier version of it may have been of concern.
+                Change::Upsert(resource) => self.mesh.remove(&resource.key()),
                 Change::Remove(key) => self.mesh.remove(&key),
             }
         }
@@ -58,6 +64,12 @@ impl<C: Compile> Store<C> {
             self.published.send_replace(self.version);
         }
         self.version
+    }
+
+    /// What is kept.
+    #[cfg(test)]
+    pub(super) fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// A handle to read by.

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     authz::{Layer, Ruleset},
     model::{
-        AppProtocol, AuthorizationPolicy, BackendTarget, HttpRoute, Mesh, Name, Parent, PolicyTarget, ResourceName, RouteRule, Service,
-        ServiceKey, TargetRef, Waypoint, Workload,
+        AppProtocol, AuthorizationPolicy, BackendTarget, HttpRoute, Mesh, Name, Parent, PolicyTarget, Resource, ResourceName, RouteRule,
+        Service, ServiceKey, TargetRef, Waypoint, Workload,
     },
     route::{Entry, Rank, RouteTable, WeightedChoice},
 };
@@ -156,6 +156,17 @@ impl WaypointCompiler {
     }
 }
 
+impl WaypointCompiler {
+    /// Whether a reference in a policy of this namespace can lead to what this waypoint serves.
+    fn may_mean(&self, target: &TargetRef, namespace: &Name) -> bool {
+        match target {
+            TargetRef::Gateway(name) => *name == self.gateway && *namespace == name.namespace,
+            TargetRef::Service(key) => *namespace == key.namespace,
+            TargetRef::GatewayClass(_) => *namespace == self.root_namespace,
+        }
+    }
+}
+
 impl Compile for WaypointCompiler {
     type Snapshot = WaypointSnapshot;
 
@@ -172,10 +183,26 @@ impl Compile for WaypointCompiler {
         snapshot.compiled.policy_rules = used.policies.values().map(|(_, sets)| sets.http.len()).sum();
         self.tables = used.tables;
         self.policies = used.policies;
-        drop(used.upstreams);
-        self.upstreams.prune();
+        self.upstreams.retain(&used.upstreams);
         snapshot.compiled.upstreams = self.upstreams.len();
         snapshot
+    }
+
+    /// Not the routes and policies of other Gateways, nor policies for workloads. A route for a
+    /// service stays: the service may be bound to this waypoint later.
+    fn concerns(&self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Route(route) => route.parents.iter().any(|parent| match parent {
+                Parent::Gateway(name) => *name == self.gateway,
+                Parent::Service { .. } | Parent::ServiceAccount(_) => true,
+            }),
+            Resource::Policy(policy) => match &policy.target {
+                PolicyTarget::Refs(refs) => refs.iter().any(|target| self.may_mean(target, &policy.name.namespace)),
+                PolicyTarget::Unknown => true,
+                PolicyTarget::Selector(_) | PolicyTarget::Namespace => false,
+            },
+            Resource::Namespace(_) | Resource::Service(_) | Resource::Endpoints(_) | Resource::Workload(_) | Resource::Waypoint(_) => true,
+        }
     }
 }
 

@@ -27,12 +27,14 @@ pub struct ConnectOptions {
     /// Speak from this address although it is not ours (IP_TRANSPARENT, CAP_NET_ADMIN). When that
     /// is not possible, the connection is made from our own address, with a warning.
     pub source: Option<IpAddr>,
+    /// Which of our own addresses to speak from; the routing table decides when absent.
+    pub local: Option<IpAddr>,
 }
 
 impl ConnectOptions {
     /// No mark, our own address.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, mark: None, source: None }
+        Self { timeout, mark: None, source: None, local: None }
     }
 }
 
@@ -59,6 +61,13 @@ pub fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
     keepalive(SockRef::from(stream))
 }
 
+/// Makes the close of a connection a reset: the peer learns that it was broken off, and cannot take
+/// what it has for everything. Bytes that are not sent yet are lost.
+pub fn reset_on_close(stream: &TcpStream) {
+    // Fails only on a socket that is broken anyway.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
 /// Connects within `timeout`; NODELAY and keepalive are set. Cancel safe: dropping the future
 /// closes the socket.
 ///
@@ -80,6 +89,9 @@ pub async fn connect_with(addr: SocketAddr, options: ConnectOptions) -> io::Resu
     keepalive(SockRef::from(&socket))?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
+    }
+    if let Some(local) = options.local {
+        socket.bind(&SocketAddr::new(local, 0).into())?;
     }
     // To itself no workload needs a borrowed address, and such packets would not come back to us.
     if let Some(source) = options.source.filter(|source| *source != addr.ip())

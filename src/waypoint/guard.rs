@@ -29,6 +29,8 @@ pub(super) struct Guard<IO> {
     watch: Watch,
     head_timeout: Duration,
     slow: Option<Pin<Box<Sleep>>>,
+    // What is left to be read of `POISON`; then nothing more is read.
+    poison: Option<&'static [u8]>,
 }
 
 impl<IO> Guard<IO> {
@@ -36,7 +38,7 @@ impl<IO> Guard<IO> {
     /// first byte.
     pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration, interims: Interims) -> Self {
         let watch = Watch { state: State::Head, head: Vec::new(), max_head };
-        Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None }
+        Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None, poison: None }
     }
 }
 
@@ -53,9 +55,9 @@ impl<IO: AsyncWrite + Unpin> Guard<IO> {
     }
 }
 
-/// What no parser takes for a part of a request head, and its end, for hyper looks at a head in
-/// pieces only once it is whole: hyper answers it with 400 and closes.
-const POISON: &[u8] = b"\0\n\n";
+/// What no parser takes for a part of a request head: hyper answers it with 400 and closes. It ends
+/// like a head, because hyper looks at one that came in parts only when its end is there.
+const POISON: &[u8] = b"\0\r\n\r\n";
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -66,14 +68,18 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "request head did not come in time")));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if this.watch.observe(&buf.filled()[before..]).is_err() {
-            this.watch.state = State::Aside;
-            buf.set_filled(before);
-            if buf.remaining() < POISON.len() {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        if this.poison.is_none() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            if this.watch.observe(&buf.filled()[before..]).is_err() {
+                buf.set_filled(before);
+                this.watch.state = State::Aside;
+                this.poison = Some(POISON);
             }
-            buf.put_slice(POISON);
+        }
+        if let Some(poison) = &mut this.poison {
+            let (now, later) = poison.split_at(poison.len().min(buf.remaining()));
+            buf.put_slice(now);
+            *poison = later;
         }
         if !this.watch.is_in_head() {
             this.slow = None;

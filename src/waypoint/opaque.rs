@@ -2,7 +2,7 @@
 
 use super::Forward;
 use crate::{
-    authz::{Attributes, PolicyRule, Reason},
+    authz::{Attributes, PolicyRule},
     balance,
     hbone::TunnelIo,
     middleware::{Error, Tunnel},
@@ -38,10 +38,7 @@ pub(super) fn authorize(
     let attributes =
         Attributes { identity: Some(&tunnel.peer), source_ip: tunnel.peer_address.ip(), destination: destination.address, sni, http: None };
     let verdict = destination.tcp_rules.check(&attributes);
-    let rule = match verdict.reason {
-        Reason::NoPolicy | Reason::NotAllowed => None,
-        Reason::Allowed(rule) | Reason::Denied(rule) | Reason::Invalid(rule) => Some(rule),
-    };
+    let rule = verdict.reason.rule().cloned();
     if verdict.allowed {
         counters().authorization_allowed.increment(1);
         return Ok(rule);

@@ -1,6 +1,6 @@
 //! What is spoken inside a tunnel: by declaration, else by the first bytes.
 
-use crate::{hbone::TunnelIo, model::AppProtocol, transport::Rewind};
+use crate::{hbone::TunnelIo, model::AppProtocol, runtime::DrainWatch, transport::Rewind};
 use bytes::BytesMut;
 use std::{io, time::Duration};
 use tokio::io::AsyncReadExt as _;
@@ -31,8 +31,8 @@ pub(super) enum Spoken {
 /// that declares nothing, or TLS, only for `limit`: in some protocols the server speaks first.
 ///
 /// # Errors
-/// When the client ends or breaks off before it is clear.
-pub(super) async fn sniff(mut io: TunnelIo, declared: AppProtocol, limit: Duration) -> io::Result<Spoken> {
+/// When the client ends or breaks off before it is clear, or has said nothing when the drain begins.
+pub(super) async fn sniff(mut io: TunnelIo, declared: AppProtocol, limit: Duration, drain: &DrainWatch) -> io::Result<Spoken> {
     let mut read = BytesMut::new();
     let judge = |read: &[u8]| if declared.is_http() { judge_http(read) } else { judge(read) };
     let deadline = tokio::time::sleep(limit);
@@ -46,6 +46,8 @@ pub(super) async fn sniff(mut io: TunnelIo, declared: AppProtocol, limit: Durati
                 break judge_partial(&read);
             },
             () = &mut deadline, if !declared.is_http() => break judge_partial(&read),
+            // A connection kept in reserve is no request in flight.
+            () = drain.signaled(), if declared.is_http() && read.is_empty() => return Err(io::Error::other("draining")),
         }
     };
     let sni = if verdict == Verdict::Opaque { server_name(&read) } else { None };

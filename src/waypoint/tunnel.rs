@@ -131,7 +131,7 @@ impl Tunnels {
             return self.serve_opaque(connect, &destination, &tunnel).await;
         }
         let Ok(io) = connect.accept(None) else { return };
-        let spoken = sniff::sniff(io, destination.protocol, self.config.sniff_timeout).await;
+        let spoken = sniff::sniff(io, destination.protocol, self.config.sniff_timeout, drain).await;
         match spoken {
             Ok(Spoken::Http1(io)) => inner::http1(self, io, tunnel, destination.address, drain).await,
             Ok(Spoken::Http2(io)) => inner::http2(self, io, tunnel, destination.address, drain).await,
@@ -152,11 +152,15 @@ impl Tunnels {
     }
 
     /// A port that is declared opaque: policy and the connection upstream decide the answer.
-    async fn serve_opaque(&self, connect: Connect, destination: &Arc<Destination>, tunnel: &Arc<Tunnel>) {
+    async fn serve_opaque(&self, mut connect: Connect, destination: &Arc<Destination>, tunnel: &Arc<Tunnel>) {
         if opaque::authorize(destination, tunnel, None).is_err() {
             return self.refuse(connect, Refusal::Denied, tunnel.peer_address, tunnel.peer.clone());
         }
-        match opaque::connect(&self.forward, destination).await {
+        let connected = tokio::select! {
+            connected = opaque::connect(&self.forward, destination) => connected,
+            () = connect.broken_off() => return tracing::debug!("client went away before there was an upstream"),
+        };
+        match connected {
             Ok(upstream) => {
                 let Ok(io) = connect.accept(None) else { return };
                 self.copy(Rewind::new(Bytes::new(), io), upstream, destination, tunnel).await;

@@ -92,8 +92,9 @@ fn the_verdict_names_the_rule_that_decided() {
     let verdict = check(&[allowing, denying], Layer::Http, &facts());
     assert!(matches!(verdict.reason, Reason::Denied(_)));
     assert_eq!(name(&verdict.reason).as_deref(), Some("ns[ns]-policy[d]-rule[1]"), "the first in order, though found by another index");
-    let verdict = check(&[allow("a", vec![])], Layer::Http, &facts());
-    assert_eq!((verdict.allowed, verdict.reason), (false, Reason::NotAllowed));
+    let verdict = check(&[allow("a", vec![]), allow("b", vec![nothing()])], Layer::Http, &facts());
+    assert!(matches!(verdict.reason, Reason::NotAllowed(_)));
+    assert_eq!(name(&verdict.reason).as_deref(), Some("ns[ns]-policy[a],ns[ns]-policy[b]"), "all that could have allowed it");
 }
 
 #[test]

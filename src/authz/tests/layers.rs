@@ -28,7 +28,7 @@ fn an_allow_rule_with_an_http_test_never_matches_without_http() {
                 let in_a_clause = rule([any_of([vec![is(namespace("foo"))]]), any_of([vec![term]])]);
                 for rule in [beside_it, as_alternative, in_a_clause] {
                     let verdict = check(&[allow("a", vec![rule.clone()])], layer, &opaque());
-                    assert_eq!(verdict.reason, Reason::NotAllowed, "{layer:?} {rule:?}");
+                    assert!(matches!(verdict.reason, Reason::NotAllowed(_)), "{layer:?} {rule:?}");
                     let rescued = check(&[allow("a", vec![rule, Rule::default()])], layer, &opaque());
                     assert!(rescued.allowed, "the other rules of the policy still hold");
                 }

@@ -46,8 +46,12 @@ fn judge(policies: &[AuthorizationPolicy], facts: &Facts) -> (bool, Option<Strin
     if let Some(denied) = first(Action::Deny) {
         return (false, Some(denied));
     }
-    let allowed = first(Action::Allow);
-    (allowed.is_some() || policies.iter().all(|policy| policy.action == Action::Deny), allowed)
+    if let Some(allowed) = first(Action::Allow) {
+        return (true, Some(allowed));
+    }
+    let allowing = policies.iter().filter(|policy| policy.action == Action::Allow);
+    let names: Vec<_> = allowing.map(|policy| format!("ns[ns]-policy[{}]", policy.name.name)).collect();
+    (names.is_empty(), (!names.is_empty()).then(|| names.join(",")))
 }
 
 fn any_term() -> impl Strategy<Value = Term> {

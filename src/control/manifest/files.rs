@@ -52,7 +52,7 @@ impl Stamp {
 }
 
 /// The files below the configured paths, and the paths that could not be read.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
     pub(super) files: BTreeMap<PathBuf, Stamp>,
     pub(super) errors: BTreeMap<PathBuf, String>,

@@ -1,7 +1,10 @@
 //! Decodes the matches of an HTTPRoute's rules.
 
 use super::decode::Cx;
-use crate::model::{HeaderMatch, PathPattern, QueryMatch, RouteMatch, ValueMatch};
+use crate::{
+    model::{HeaderMatch, PathPattern, QueryMatch, RouteMatch, ValueMatch},
+    route::{RouteError, compile_regex},
+};
 use gateway_api::experimental::httproutes::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesHeaders, HttpRouteRulesMatchesHeadersType as HeaderType,
     HttpRouteRulesMatchesMethod as ApiMethod, HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType as PathType,
@@ -12,8 +15,6 @@ use std::collections::HashSet;
 
 /// Longest path the API allows, in a match as in a filter.
 const MAX_PATH: usize = 1024;
-/// Compiled size of one regular expression; far above any sane one, and a bound on memory.
-const REGEX_SIZE: usize = 256 << 10;
 
 /// An absent or empty list matches everything, as the API's default says.
 pub(super) fn matches(cx: &mut Cx<'_>, field: &str, listed: Option<&[HttpRouteRulesMatches]>) -> Vec<RouteMatch> {
@@ -137,12 +138,19 @@ pub(super) fn header_name(cx: &mut Cx<'_>, field: &str, name: &str) -> Option<He
     parsed
 }
 
-/// To be replaced by `crate::route::compile_regex`, so that both judge alike.
+/// Judged as the route table will compile it.
 fn regex(cx: &mut Cx<'_>, field: &str, text: &str) {
-    if let Err(error) = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_SIZE).build() {
-        let reason = error.to_string();
-        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        cx.error(field, format!("not a regular expression: {reason}"));
+    if let Err(error) = compile_regex(text) {
+        cx.error(field, error_chain(&error));
+    }
+}
+
+/// The last line of a parser's message says what is wrong; those before draw where.
+fn error_chain(error: &RouteError) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    match cause.lines().last() {
+        Some(reason) => format!("not a regular expression: {}", reason.trim_start_matches("error: ")),
+        None => error.to_string(),
     }
 }
 

@@ -5,7 +5,8 @@ use super::{
     decode::Cx,
     istio::{Operation, PolicyRule, Source, When},
 };
-use crate::model::{Clause, Match, NamespacePattern, PathMatch, PathTemplate, ResourceName, Rule, Segment, StringMatch, Term, Test};
+use crate::authz::parse_template;
+use crate::model::{Clause, Match, NamespacePattern, PathMatch, ResourceName, Rule, StringMatch, Term, Test};
 use http::HeaderName;
 use ipnet::IpNet;
 
@@ -194,36 +195,12 @@ fn paths(cx: &mut Cx<'_>, field: &str, values: &[String]) -> Option<Test> {
             paths.push(PathMatch::Text(string(cx, &field, value)));
             continue;
         }
-        match template(value) {
+        match parse_template(value) {
             Ok(template) => paths.push(PathMatch::Template(template)),
             Err(message) => cx.error(&field, message),
         }
     }
     Some(Test::Path(paths))
-}
-
-/// Reads a path template.
-fn template(text: &str) -> Result<PathTemplate, &'static str> {
-    let rest = text.strip_prefix('/').ok_or("a path template starts with '/'")?;
-    let parts: Vec<&str> = rest.split('/').collect();
-    let mut segments = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        segments.push(match *part {
-            "{*}" => Segment::Any,
-            "{**}" if i + 1 == parts.len() => Segment::Rest,
-            "{**}" => return Err("{**} can only be the last segment"),
-            _ if part.contains(['{', '}']) => return Err("'{' and '}' stand only in the segments {*} and {**}"),
-            _ if part.contains('*') => return Err("'*' cannot be combined with a path template"),
-            _ if !part.bytes().all(is_path_char) => return Err("a segment holds a character that paths do not have"),
-            _ => Segment::Literal((*part).into()),
-        });
-    }
-    Ok(PathTemplate { segments })
-}
-
-/// RFC 3986 `pchar`, percent signs included.
-fn is_path_char(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,;=:@%".contains(&byte)
 }
 
 fn condition(cx: &mut Cx<'_>, field: &str, when: &When) -> Clause {

@@ -20,12 +20,15 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 /// How long a file must have been left alone before [`ManifestSource::run`] reads it: a writer that
 /// is still at work is then rarely seen half-way.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// How long changes are held back for files that somebody keeps writing.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Where manifests are, and what they mean.
 #[derive(Debug, Clone)]
@@ -65,30 +68,64 @@ pub struct ManifestSource {
     reconciler: Reconciler,
     started: bool,
     settle: Duration,
+    /// Since when changes are held back because somebody is writing.
+    waiting: Option<Instant>,
 }
 
 impl ManifestSource {
     /// A source that has not looked at anything yet.
     pub fn new(config: Config) -> Self {
         let reconciler = Reconciler::new(config.lenient);
-        Self { config, files: BTreeMap::new(), errors: BTreeMap::new(), reconciler, started: false, settle: Duration::ZERO }
+        Self { config, files: BTreeMap::new(), errors: BTreeMap::new(), reconciler, started: false, settle: Duration::ZERO, waiting: None }
     }
 
-    /// Looks at all files, and reads those that changed. `None` when nothing did; the first call
-    /// always yields a batch. Blocks on the file system.
+    /// Looks at all files, and reads those that changed. `None` when nothing did, or when somebody is
+    /// still writing: what is written together is to be served together. The first call always
+    /// yields a batch. Blocks on the file system.
     pub fn poll(&mut self) -> Option<Batch> {
         let scan = files::scan(&self.config.paths);
+        let is_settling = self.started && self.is_settling(&scan);
+        let read = if is_settling { Vec::new() } else { self.read(&scan) };
+        let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
+        let changed = !self.started || scan.errors != self.errors || !read.is_empty() || self.files.keys().any(gone);
+        // A link that was switched while we looked would show one half of the old world and one of the new.
+        if self.started && (is_settling || (changed && files::scan(&self.config.paths) != scan)) {
+            if self.waiting.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+                return None;
+            }
+            tracing::debug!("manifests never settle: what has settled is served");
+        }
+        self.waiting = None;
+        let read = if is_settling { self.read(&scan) } else { read };
+        self.take(scan, read)
+    }
+
+    /// Whether a file that changed was written only just now.
+    fn is_settling(&self, scan: &files::Scan) -> bool {
+        let is_known = |(path, stamp): &(&PathBuf, &files::Stamp)| self.files.get(*path).is_some_and(|f| f.stamp == **stamp);
+        scan.files.iter().filter(|file| !is_known(file)).any(|(_, stamp)| stamp.is_younger_than(self.settle))
+    }
+
+    /// Reads the files that changed and are no longer being written.
+    fn read(&self, scan: &files::Scan) -> Vec<(PathBuf, ManifestFile)> {
+        let read = |(path, stamp): (&PathBuf, &files::Stamp)| {
+            let known = self.files.get(path);
+            let is_old = known.is_some_and(|f| f.stamp == *stamp && !f.is_fresh);
+            if is_old || (self.started && stamp.is_younger_than(self.settle)) {
+                return None;
+            }
+            Some((path.clone(), ManifestFile::read(&self.config, path, *stamp, known)))
+        };
+        scan.files.iter().filter_map(read).collect()
+    }
+
+    fn take(&mut self, scan: files::Scan, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
         let mut changed = !self.started || scan.errors != self.errors;
         let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
         let before = self.files.len();
         self.files.retain(|path, _| !gone(path));
         changed |= self.files.len() != before;
-        for (path, stamp) in scan.files {
-            let known = self.files.get(&path);
-            if known.is_some_and(|f| f.stamp == stamp && !f.is_fresh) || (self.started && stamp.is_younger_than(self.settle)) {
-                continue;
-            }
-            let read = ManifestFile::read(&self.config, &path, stamp, known);
+        for (path, read) in read {
             if let Some(known) = self.files.get_mut(&path).filter(|known| known.same_contents(&read)) {
                 (known.stamp, known.is_fresh) = (read.stamp, read.is_fresh);
                 continue;

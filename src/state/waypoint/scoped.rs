@@ -12,9 +12,12 @@ pub(super) enum Scoped {
     Gateway,
 }
 
+/// A route, and the one port of the service that it is for.
+type Attached<'a> = (Option<u16>, &'a Arc<HttpRoute>);
+
 /// The routes of a mesh by parent; those for other waypoints are left out.
 pub(super) struct Index<'a> {
-    services: HashMap<&'a ServiceKey, Vec<(Option<u16>, &'a Arc<HttpRoute>)>>,
+    services: HashMap<&'a ServiceKey, Vec<Attached<'a>>>,
     accounts: HashMap<&'a ResourceName, Vec<&'a Arc<HttpRoute>>>,
     gateway: Vec<&'a Arc<HttpRoute>>,
 }

@@ -1,7 +1,8 @@
+mod pki;
+
 use super::*;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer, KeyPair, SanType,
-};
+use pki::{Pki, params};
+use rcgen::{ExtendedKeyUsagePurpose as Purpose, SanType};
 use rustls::{
     CertificateError, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig, SignatureScheme,
     client::{ResolvesClientCert, Resumption},
@@ -14,59 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 const CLIENT: &str = "spiffe://td/ns/app/sa/client";
 const SERVER: &str = "spiffe://td/ns/app/sa/server";
 const FOREIGN: &str = "spiffe://elsewhere/ns/app/sa/client";
-
-struct Pki {
-    issuer: Issuer<'static, KeyPair>,
-    root_pem: String,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = params(&[]);
-        params.distinguished_name.push(DnType::CommonName, "test root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root_pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), root_pem }
-    }
-
-    fn pem(&self, params: &CertificateParams) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    fn cert(&self, params: &CertificateParams) -> WorkloadCert {
-        let (chain, key) = self.pem(params);
-        WorkloadCert::from_pem(chain.as_bytes(), key.as_bytes(), self.root_pem.as_bytes()).unwrap()
-    }
-
-    fn of(&self, identity: &str) -> WorkloadCert {
-        self.cert(&params(&[identity]))
-    }
-
-    /// A certificate that `from_pem` would not let us own: presented under the name of `CLIENT`.
-    fn forged(&self, params: &CertificateParams) -> WorkloadCert {
-        let (mut cert, (chain, key)) = (self.of(CLIENT), self.pem(params));
-        let chain = rustls::pki_types::pem::PemObject::from_pem_slice(chain.as_bytes()).unwrap();
-        let key = rustls::pki_types::pem::PemObject::from_pem_slice(key.as_bytes()).unwrap();
-        let key = Arc::new(CertifiedKey::from_der(vec![chain], key, &config::PROVIDER).unwrap());
-        let roots = Arc::clone(cert.roots());
-        cert.replace_configs(
-            config::client_config(&key, &roots).unwrap(),
-            config::server_config(&key, &roots, &CLIENT.parse().unwrap()).unwrap(),
-        );
-        cert
-    }
-}
-
-fn params(sans: &[&str]) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.not_before = OffsetDateTime::now_utc() - time::Duration::hours(1);
-    params.not_after = OffsetDateTime::now_utc() + time::Duration::hours(1);
-    params.subject_alt_names = sans.iter().map(|san| SanType::URI((*san).try_into().unwrap())).collect();
-    params
-}
 
 fn ids(ids: &[&str]) -> Vec<Identity> {
     ids.iter().map(|id| id.parse().unwrap()).collect()

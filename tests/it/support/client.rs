@@ -11,7 +11,10 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 /// A client with an identity.
 #[derive(Debug, Clone)]
@@ -52,8 +55,13 @@ impl Answer {
 impl Client {
     /// A client that presents `cert` and expects `waypoint` at `address`.
     pub fn new(cert: Arc<WorkloadCert>, waypoint: Identity, address: SocketAddr) -> Self {
+        Self::from_address(cert, waypoint, address, None)
+    }
+
+    /// The same, with tunnels that come from this address.
+    pub fn from_address(cert: Arc<WorkloadCert>, waypoint: Identity, address: SocketAddr, source: Option<IpAddr>) -> Self {
         let key = PoolKey { source: cert.identity().clone(), destinations: [waypoint].into(), address };
-        let config = hbone::Config { spread_threshold: usize::MAX, ..hbone::Config::default() };
+        let config = hbone::Config { spread_threshold: usize::MAX, source_address: source, ..hbone::Config::default() };
         Self { pool: Pool::new(config, Arc::new(StaticCertSource::new(cert))), key }
     }
 

@@ -6,14 +6,20 @@ pub mod manifests;
 pub mod mesh;
 pub mod net;
 pub mod peer;
+pub mod process;
 pub mod raw;
+pub mod wire;
+pub mod ztunnel;
 
 pub use backend::Backend;
 pub use client::Client;
 pub use mesh::{Mesh, MeshBuilder};
 pub use net::Net;
 pub use peer::Peer;
+pub use process::Process;
 pub use raw::Raw;
+pub use wire::Wire;
+pub use ztunnel::Ztunnel;
 
 use std::{future::Future, time::Duration};
 

@@ -121,16 +121,16 @@ fn wrong_policies_are_refused() {
             "5:38: error: @.rules[0].to[0].operation.ports[0]: \"65536\" is not a port between 1 and 65535",
         ),
         (
-            "  rules: [{to: [{operation: {paths: ['/{**}/x']}}]}]",
-            "5:38: error: @.rules[0].to[0].operation.paths[0]: {**} can only be the last segment",
+            "  rules: [{to: [{operation: {paths: ['/{**}/{*}']}}]}]",
+            "5:38: error: @.rules[0].to[0].operation.paths[0]: nothing but text may follow {**} in path template \"/{**}/{*}\"",
         ),
         (
             "  rules: [{to: [{operation: {paths: ['/{x}']}}]}]",
-            "5:38: error: @.rules[0].to[0].operation.paths[0]: '{' and '}' stand only in the segments {*} and {**}",
+            "5:38: error: @.rules[0].to[0].operation.paths[0]: a segment of path template \"/{x}\" is neither text nor {*} nor {**}: \"{x}\"",
         ),
         (
             "  rules: [{to: [{operation: {paths: ['/{*}/x*']}}]}]",
-            "5:38: error: @.rules[0].to[0].operation.paths[0]: '*' cannot be combined with a path template",
+            "5:38: error: @.rules[0].to[0].operation.paths[0]: a segment of path template \"/{*}/x*\" holds a character that is not allowed: \"x*\"",
         ),
         (
             "  rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]",

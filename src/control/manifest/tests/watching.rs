@@ -278,3 +278,45 @@ async fn the_running_source_sends_batches_until_it_is_stopped() {
     running.await.unwrap();
     assert!(batches.recv().await.is_none());
 }
+
+#[tokio::test]
+async fn what_is_written_together_is_handed_over_together() {
+    let dir = Dir::with("a.yaml", REVIEWS);
+    dir.write("b.yaml", DENY);
+    let mut source = dir.source();
+    assert_eq!(source.poll().unwrap().changes.len(), 2);
+    dir.write("a.yaml", &REVIEWS.replace("http", "grpc"));
+    // Written a moment before its neighbour: at the first look it has settled, and the other has not.
+    let earlier = std::time::SystemTime::now() - Duration::from_secs(5);
+    fs::File::options().append(true).open(dir.path("a.yaml")).unwrap().set_modified(earlier).unwrap();
+    dir.write("b.yaml", &DENY.replace("DELETE", "POST"));
+    let (sender, mut batches) = tokio::sync::mpsc::channel(4);
+    let running = tokio::spawn(source.run(sender, Duration::from_secs(1), std::future::pending()));
+    assert_eq!(keys(&batches.recv().await.unwrap()), [format!("+{REVIEWS_KEY}"), "+default/p".to_owned()]);
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_all_the_time_does_not_hold_the_others_up_for_ever() {
+    let dir = Dir::with("a.yaml", REVIEWS);
+    let mut source = dir.source();
+    source.poll().unwrap();
+    dir.write("a.yaml", &REVIEWS.replace("http", "grpc"));
+    let earlier = std::time::SystemTime::now() - Duration::from_secs(5);
+    fs::File::options().append(true).open(dir.path("a.yaml")).unwrap().set_modified(earlier).unwrap();
+    let (sender, mut batches) = tokio::sync::mpsc::channel(4);
+    let running = tokio::spawn(source.run(sender, Duration::from_millis(100), std::future::pending()));
+    let mut restless = tokio::time::interval(Duration::from_millis(5));
+    let mut n = 0;
+    let batch = loop {
+        tokio::select! {
+            batch = batches.recv() => break batch.unwrap(),
+            _ = restless.tick() => {
+                n += 1;
+                dir.write("restless.yaml", &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{n}}}\n"));
+            }
+        }
+    };
+    assert_eq!(keys(&batch), [format!("+{REVIEWS_KEY}")]);
+    running.abort();
+}

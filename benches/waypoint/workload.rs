@@ -1,0 +1,84 @@
+//! The workload behind HBONE: an HTTP application that costs as little as it can.
+
+use super::proxy::Site;
+use bytes::Bytes;
+use cairn::{
+    hbone,
+    runtime::drain,
+    transport::{WorkloadCert, tls},
+};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitCode},
+    sync::Arc,
+};
+use tokio::net::TcpListener;
+
+/// A process that ends with its handle.
+#[derive(Debug)]
+pub struct Owned(pub Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn start(site: &Site) -> Owned {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .env("CAIRN_BENCH_ROLE", "workload")
+        .env("CAIRN_BENCH_ADDRESS", site.workload.to_string())
+        .env("CAIRN_BENCH_CERTS", site.certs("workload"))
+        .spawn()
+        .unwrap();
+    site.await_listener(site.workload);
+    Owned(child)
+}
+
+pub fn main() -> ExitCode {
+    let address: SocketAddr = std::env::var("CAIRN_BENCH_ADDRESS").unwrap().parse().unwrap();
+    let cert = Arc::new(cert(Path::new(&std::env::var("CAIRN_BENCH_CERTS").unwrap())));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind(address).await.unwrap();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let _ = stream.set_nodelay(true);
+            let cert = cert.clone();
+            tokio::spawn(async move {
+                let Ok((io, _)) = tls::accept(stream, &cert).await else { return };
+                let (_trigger, watch) = drain::new();
+                let config = hbone::Config { max_concurrent_streams: 100_000, ..hbone::Config::default() };
+                let _ = hbone::serve(io, &config, watch, |connect| drop(tokio::spawn(serve(connect)))).await;
+            });
+        }
+    })
+}
+
+pub fn cert(dir: &Path) -> WorkloadCert {
+    let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    WorkloadCert::from_pem(&read("cert-chain.pem"), &read("key.pem"), &read("roots.pem")).unwrap()
+}
+
+async fn serve(connect: hbone::Connect) {
+    let Ok(io) = connect.accept(None) else { return };
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(io), service_fn(answer)).await;
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
+    let size = if request.uri().path() == "/1m" { 1 << 20 } else { 1 << 10 };
+    let mut body = request.into_body();
+    while let Some(Ok(_)) = body.frame().await {}
+    Ok(Response::new(Full::new(Bytes::from_static(&LARGE[..size]))))
+}

@@ -1,0 +1,200 @@
+//! From the mesh to the workload (15008): TLS, CONNECT, policy, a connection, a copy.
+
+use super::{
+    Shared,
+    admit::{self, Admitted, Here, Refusal},
+    connection::{self, About, Connection, Party},
+    relay::relay,
+    tracker::{Subject, Tracked},
+};
+use crate::{
+    hbone::{self, Baggage, Connect, TunnelIo, forwarded_host},
+    model::{Identity, Service},
+    state::{NodeSnapshot, NodeWorkload},
+    telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
+    transport::{
+        Accepted, TlsError,
+        socket::{self, ConnectOptions},
+        tls,
+    },
+};
+use http::StatusCode;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::server::TlsStream;
+
+/// A tunnel, as its streams see it.
+#[derive(Debug)]
+struct Tunnel {
+    peer: SocketAddr,
+    local: SocketAddr,
+    identity: Identity,
+}
+
+/// Serves one tunnel until it ends.
+pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+    let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
+    let (io, identity) = match secured {
+        Ok(secured) => secured,
+        Err((reason, error)) => {
+            connection::refused(&shared.log, Reported::Inbound, (peer, local), error);
+            return handshake_failure(reason);
+        }
+    };
+    let _open = counters().tunnel();
+    tracing::debug!(%peer, %identity, "tunnel opened");
+    let tunnel = Arc::new(Tunnel { peer, local, identity });
+    let on_connect = |connect| {
+        let (shared, tunnel, guard) = (shared.clone(), tunnel.clone(), shared.drain.guard());
+        tokio::spawn(async move {
+            let _guard = guard;
+            serve(&shared, &tunnel, connect).await;
+        });
+    };
+    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), on_connect).await {
+        tracing::info!(%peer, identity = %tunnel.identity, %error, cause = cause(&error), "tunnel closed");
+    }
+}
+
+type Secured = (TlsStream<TcpStream>, Identity);
+
+async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
+    let handshake = async {
+        let cert = shared.certs.fetch(&shared.local.identity).await.map_err(|error| {
+            tracing::error!(%error, "no certificate: no tunnel");
+            (HandshakeFailure::Certificate, error.to_string())
+        })?;
+        tls::accept(stream, &cert).await.map_err(|error| {
+            tracing::info!(%peer, %error, cause = cause(&error), "handshake refused");
+            (reason(&error), error.to_string())
+        })
+    };
+    let limit = shared.config.hbone.handshake_timeout;
+    let in_time = tokio::time::timeout(limit, handshake).await;
+    in_time.unwrap_or_else(|_| Err((HandshakeFailure::Timeout, "tls handshake timed out".into())))
+}
+
+fn reason(error: &TlsError) -> HandshakeFailure {
+    match error {
+        TlsError::Handshake(_) | TlsError::Alpn => HandshakeFailure::Tls,
+        TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity | TlsError::TrustDomain { .. } => HandshakeFailure::Identity,
+    }
+}
+
+fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+/// A CONNECT that was answered with 200.
+#[derive(Debug)]
+struct Stream {
+    connection: Connection,
+    tracked: Tracked,
+    io: TunnelIo,
+    upstream: TcpStream,
+}
+
+/// Serves one CONNECT.
+async fn serve(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) {
+    if let Some(Some(stream)) = shared.unless_forced(answer(shared, tunnel, connect)).await {
+        let Stream { connection, tracked, io, upstream } = stream;
+        relay(shared, connection, Some(&tracked), (io, upstream)).await;
+    }
+}
+
+/// Answers one CONNECT; what is refused has been reported.
+async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Option<Stream> {
+    let started = Instant::now();
+    let (snapshot, local, admitted) = match admitted(shared, tunnel, &connect).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            let error = format!("{refusal}: {}", connect.authority());
+            connection::refused(&shared.log, Reported::Inbound, (tunnel.peer, tunnel.local), error);
+            connect.refuse(refusal.status());
+            return None;
+        }
+    };
+    let address = admitted.address;
+    let connection = open(shared, tunnel, &connect, Known { snapshot: &snapshot, local: &local, admitted }, started);
+    let subject = Subject { identity: Some(tunnel.identity.clone()), source: tunnel.peer.ip(), destination: address };
+    let tracked = shared.tracker.track(subject);
+    if let Err(denied) = shared.judge(&tracked, &local) {
+        tracing::info!(peer = %tunnel.identity, destination = %address, %denied, "connection denied by policy");
+        connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
+        connect.refuse(StatusCode::UNAUTHORIZED);
+        return None;
+    }
+    let upstream = match to_workload(shared, tunnel.peer.ip(), address).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
+            connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
+            return None;
+        }
+    };
+    match connect.accept(Baggage::of(&local.workload).as_ref()) {
+        Ok(io) => Some(Stream { connection, tracked, io, upstream }),
+        Err(error) => {
+            connection.end(ResponseFlag::DownstreamDisconnected, Some(error.to_string().into()));
+            None
+        }
+    }
+}
+
+async fn admitted(
+    shared: &Arc<Shared>,
+    tunnel: &Tunnel,
+    connect: &Connect,
+) -> Result<(Arc<NodeSnapshot>, Arc<NodeWorkload>, Admitted), Refusal> {
+    let target = admit::target(connect)?;
+    let (snapshot, local) = shared.world().await.ok_or(Refusal::UnknownWorkload)?;
+    let here = Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own };
+    let admitted = admit::admit(&snapshot, here, &target)?;
+    Ok((snapshot, local, admitted))
+}
+
+/// What the snapshot says about a stream.
+struct Known<'a> {
+    snapshot: &'a NodeSnapshot,
+    local: &'a NodeWorkload,
+    admitted: Admitted,
+}
+
+fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, started: Instant) -> Connection {
+    let Known { snapshot, local, admitted } = known;
+    // A workload record is believed only when the certificate says the same.
+    let source = snapshot.workload(tunnel.peer.ip()).filter(|w| w.workload.identity == tunnel.identity);
+    let baggage = Baggage::read(connect.headers());
+    let here = Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own };
+    let named = || forwarded_host(connect.headers()).and_then(|host| admit::named_service(snapshot, here, host));
+    let service: Option<Arc<Service>> = admitted.service.or_else(named);
+    let about = About {
+        direction: Reported::Inbound,
+        source: Party {
+            addr: tunnel.peer,
+            workload: source.map(|w| &*w.workload),
+            baggage: Some(&baggage),
+            identity: Some(&tunnel.identity),
+        },
+        destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&shared.local.identity) },
+        service: service.as_deref(),
+        hbone_addr: Some(connect.authority().into()),
+    };
+    Connection::open(shared, &about, started)
+}
+
+/// Connects to the workload itself.
+pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    counters().upstream_connects.increment(1);
+    let source = shared.config.preserve_source.then_some(client);
+    let options = ConnectOptions { source, ..ConnectOptions::new(shared.config.connect_timeout) };
+    let connected = socket::connect_with(address, options).await;
+    if connected.is_err() {
+        counters().upstream_connects_failed.increment(1);
+    }
+    connected
+}

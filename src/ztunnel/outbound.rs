@@ -1,0 +1,220 @@
+//! From the workload to the mesh: the next hop, a connection to it, a copy.
+
+use super::{
+    Shared,
+    connection::{self, About, Connection, Party},
+    relay::relay,
+    resolve::{self, NextHop, Resolved, Source, Unresolved},
+};
+use crate::{
+    hbone::{Baggage, ConnectError, ConnectHeaders, PoolKey, TunnelError, TunnelIo},
+    model::Workload,
+    state::InFlight,
+    telemetry::{Direction as Reported, ResponseFlag, counters},
+    transport::{
+        Accepted,
+        socket::{self, OriginalDst},
+    },
+};
+use http::StatusCode;
+use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
+use tokio::{net::TcpStream, time::Instant};
+use tokio_util::either::Either;
+
+/// Endpoints that are tried for one connection.
+const TRIES: usize = 3;
+
+type Io = Either<TunnelIo, TcpStream>;
+
+/// Why a connection could not be opened. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// The mesh does not know the workload that we serve.
+    #[error("the local workload is not known")]
+    UnknownWorkload,
+    /// It would come back to this proxy.
+    #[error("the destination is this proxy itself")]
+    Loop,
+    /// There is nowhere to go.
+    #[error(transparent)]
+    Unresolved(Unresolved),
+    /// A plain connection failed.
+    #[error("connect failed: {0}")]
+    Connect(#[source] io::Error),
+    /// No tunnel in time.
+    #[error("{0}")]
+    Timeout(TunnelError),
+    /// The peer's policy refuses us.
+    #[error("http status: {0}")]
+    Denied(StatusCode),
+    /// The peer could not connect, or would not.
+    #[error("http status: {0}")]
+    PeerRefused(StatusCode),
+    /// No tunnel for another reason; who the peer is may be one.
+    #[error("{0}{cause}", cause = .0.source().map(|s| format!(": {s}")).unwrap_or_default())]
+    Tunnel(TunnelError),
+}
+
+impl From<Unresolved> for OpenError {
+    fn from(error: Unresolved) -> Self {
+        match error {
+            Unresolved::Loop => Self::Loop,
+            Unresolved::NoWaypoint | Unresolved::NoEndpoint | Unresolved::UndeclaredPort => Self::Unresolved(error),
+        }
+    }
+}
+
+impl From<TunnelError> for OpenError {
+    fn from(error: TunnelError) -> Self {
+        match error {
+            TunnelError::Stream(ConnectError::Refused(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))) => Self::Denied(status),
+            TunnelError::Stream(ConnectError::Refused(status)) => Self::PeerRefused(status),
+            TunnelError::Connect(error) => Self::Connect(error),
+            TunnelError::Timeout(_) | TunnelError::Stream(ConnectError::Timeout) => Self::Timeout(error),
+            TunnelError::Certificate(_) | TunnelError::Tls(_) | TunnelError::Handshake(_) | TunnelError::Stream(_) => Self::Tunnel(error),
+        }
+    }
+}
+
+impl OpenError {
+    fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::Tunnel(TunnelError::Certificate(_)) => ResponseFlag::IdentityError,
+            Self::Tunnel(TunnelError::Tls(_)) => ResponseFlag::TlsFailure,
+            Self::Tunnel(TunnelError::Handshake(_)) => ResponseFlag::H2HandshakeFailure,
+            Self::Timeout(TunnelError::Timeout(_)) => ResponseFlag::NetworkPolicy,
+            Self::UnknownWorkload
+            | Self::Loop
+            | Self::Unresolved(_)
+            | Self::Connect(_)
+            | Self::Timeout(_)
+            | Self::Denied(_)
+            | Self::PeerRefused(_)
+            | Self::Tunnel(_) => ResponseFlag::Connect,
+        }
+    }
+
+    /// Whether another endpoint may do better: not where the fault is ours, or a judgement.
+    fn is_worth_another(&self) -> bool {
+        match self {
+            Self::UnknownWorkload | Self::Loop | Self::Unresolved(_) | Self::Denied(_) | Self::Tunnel(TunnelError::Certificate(_)) => false,
+            Self::PeerRefused(status) => status.is_server_error(),
+            Self::Connect(_) | Self::Timeout(_) | Self::Tunnel(_) => true,
+        }
+    }
+}
+
+/// A connection to the next hop.
+#[derive(Debug)]
+pub(super) struct Opened {
+    io: Io,
+    connection: Connection,
+    in_flight: Option<InFlight>,
+}
+
+impl Opened {
+    /// Copies until the connection is over. A failure further on is a reset for the application, so
+    /// that it cannot be taken for the end of what was sent.
+    pub(super) async fn relay(self, shared: &Shared, downstream: TcpStream) {
+        let Self { io, connection, in_flight } = self;
+        let _in_flight = in_flight;
+        relay(shared, connection, None, (downstream, io)).await;
+    }
+
+    /// Ends a connection whose client has gone before anything was copied.
+    pub(super) fn abandon(self, error: &io::Error) {
+        self.connection.end(ResponseFlag::DownstreamDisconnected, Some(error.to_string().into()));
+    }
+}
+
+/// Serves one captured connection (15001).
+pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+    let OriginalDst(dst) = match socket::original_dst(&stream) {
+        Ok(dst) => dst,
+        Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
+    };
+    let _ = socket::set_keepalive(&stream);
+    match shared.unless_forced(open(&shared, peer, dst)).await {
+        Some(Ok(opened)) => opened.relay(&shared, stream).await,
+        // The application's handshake was completed by the kernel: a reset is the best that can be said.
+        Some(Err(_)) | None => socket::reset_on_close(&stream),
+    }
+}
+
+/// Opens a connection for the workload to `dst`, to another endpoint when one fails. Failures have
+/// been reported.
+pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr) -> Result<Opened, OpenError> {
+    let started = Instant::now();
+    let refuse = |error: OpenError| {
+        if matches!(error, OpenError::Loop) {
+            tracing::warn!(source = %app, destination = %dst, "dropped: {error}");
+        }
+        connection::refused(&shared.log, Reported::Outbound, (app, dst), error.to_string());
+        error
+    };
+    let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
+    let source = Source { workload: &local.workload, own: &shared.own };
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut failed: Option<(Resolved, OpenError)> = None;
+    while tried.len() < TRIES && failed.as_ref().is_none_or(|(_, error)| error.is_worth_another()) {
+        let resolved = match resolve::next_hop(&snapshot, source, dst, &tried) {
+            Ok(resolved) if !tried.contains(&resolved.next.target()) => resolved,
+            Err(error) if failed.is_none() => return Err(refuse(error.into())),
+            Ok(_) | Err(_) => break,
+        };
+        let in_flight = resolved.next.endpoint().map(|e| e.start());
+        match dial(shared, &local.workload, app, &resolved).await {
+            Ok(io) => {
+                let connection = Connection::open(shared, &about(shared, &local.workload, app, &resolved), started);
+                return Ok(Opened { io, connection, in_flight });
+            }
+            Err(error) => {
+                tracing::debug!(destination = %dst, hop = %resolved.next.address(), %error, "next hop failed");
+                tried.push(resolved.next.target());
+                failed = Some((resolved, error));
+            }
+        }
+    }
+    let (resolved, error) = failed.expect("the loop is left without a failure only by returning");
+    let connection = Connection::open(shared, &about(shared, &local.workload, app, &resolved), started);
+    connection.end(error.flag(), Some(error.to_string().into()));
+    Err(error)
+}
+
+async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
+    counters().upstream_connects.increment(1);
+    let connected = match &resolved.next {
+        NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
+            let key = PoolKey { source: shared.local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
+            let service = resolved.service.as_ref().map(|s| s.key.hostname.name());
+            let headers = ConnectHeaders { baggage: Baggage::of(local), source: Some(app), service };
+            let opened = shared.pool.connect(&key, &tunnel.authority.to_string(), &headers).await;
+            opened.map(|(io, _)| Either::Left(io)).map_err(OpenError::from)
+        }
+        NextHop::Plain { .. } | NextHop::Passthrough { .. } => {
+            let connected = socket::connect(resolved.next.address(), shared.config.connect_timeout).await;
+            connected.map(Either::Right).map_err(OpenError::Connect)
+        }
+    };
+    if connected.is_err() {
+        counters().upstream_connects_failed.increment(1);
+    }
+    connected
+}
+
+fn about<'a>(shared: &'a Shared, local: &'a Workload, app: SocketAddr, resolved: &'a Resolved) -> About<'a> {
+    let tunnel = resolved.next.tunnel();
+    About {
+        direction: Reported::Outbound,
+        source: Party { addr: app, workload: Some(local), baggage: None, identity: tunnel.map(|_| &shared.local.identity) },
+        destination: Party {
+            addr: resolved.next.address(),
+            workload: resolved.next.endpoint().and_then(|e| e.workload.as_deref()),
+            baggage: None,
+            // Exactly one is expected, so that is who it is.
+            identity: tunnel.and_then(|t| t.destinations.first()),
+        },
+        service: resolved.service.as_deref(),
+        hbone_addr: tunnel.map(|t| t.authority.to_string().into()),
+    }
+}

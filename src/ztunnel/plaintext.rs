@@ -1,0 +1,87 @@
+//! Connections from outside of the mesh to the workload (15006): policy without an identity, then a
+//! copy. Strict mutual TLS is a policy that asks for an identity.
+
+use super::{
+    Shared,
+    connection::{self, About, Connection, Party},
+    inbound::to_workload,
+    relay::relay,
+    tracker::{Subject, Tracked},
+};
+use crate::{
+    state::{NodeSnapshot, NodeWorkload},
+    telemetry::{Direction as Reported, ResponseFlag},
+    transport::{
+        Accepted,
+        socket::{self, OriginalDst},
+    },
+};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{net::TcpStream, time::Instant};
+
+/// Serves one redirected connection.
+pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+    match socket::original_dst(&stream) {
+        Ok(dst) => forward(&shared, stream, peer, dst).await,
+        Err(error) => tracing::warn!(%peer, %local, %error, "no original destination"),
+    }
+}
+
+/// Forwards a connection from `peer` to `dst`.
+pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, OriginalDst(dst): OriginalDst) {
+    match shared.unless_forced(connect(shared, peer, dst)).await.flatten() {
+        Some((connection, tracked, upstream)) => {
+            let _ = socket::set_keepalive(&stream);
+            relay(shared, connection, Some(&tracked), (stream, upstream)).await;
+        }
+        // The kernel has completed the client's handshake: a reset is the best that can be said.
+        None => socket::reset_on_close(&stream),
+    }
+}
+
+/// Judges and connects; what is refused has been reported.
+async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Option<(Connection, Tracked, TcpStream)> {
+    let started = Instant::now();
+    let refuse = |error: &'static str| connection::refused(&shared.log, Reported::Inbound, (peer, dst), error);
+    if shared.own.serves(dst) {
+        tracing::warn!(%peer, %dst, "dropped: the destination is this proxy itself");
+        refuse("the destination is this proxy itself");
+        return None;
+    }
+    let Some((snapshot, local)) = shared.world().await else {
+        refuse("the local workload is not known");
+        return None;
+    };
+    let connection = open(shared, &snapshot, &local, (peer, dst), started);
+    let tracked = shared.tracker.track(Subject { identity: None, source: peer.ip(), destination: dst });
+    if let Err(denied) = shared.judge(&tracked, &local) {
+        tracing::info!(%peer, destination = %dst, %denied, "connection denied by policy");
+        connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
+        return None;
+    }
+    match to_workload(shared, peer.ip(), dst).await {
+        Ok(upstream) => Some((connection, tracked, upstream)),
+        Err(error) => {
+            connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
+            None
+        }
+    }
+}
+
+fn open(
+    shared: &Shared,
+    snapshot: &NodeSnapshot,
+    local: &NodeWorkload,
+    (peer, dst): (SocketAddr, SocketAddr),
+    started: Instant,
+) -> Connection {
+    let source = snapshot.workload(peer.ip());
+    let about = About {
+        direction: Reported::Inbound,
+        source: Party { addr: peer, workload: source.map(|w| &*w.workload), baggage: None, identity: None },
+        destination: Party { addr: dst, workload: Some(&local.workload), baggage: None, identity: None },
+        service: None,
+        hbone_addr: None,
+    };
+    Connection::open(shared, &about, started)
+}

@@ -1,0 +1,228 @@
+use super::{
+    fixture::{Hop, identity, pod, policy, service},
+    stand::{Place, Stand, echo, says_back, socks, within},
+};
+use crate::{
+    model::{Action, Clause, Match, Rule, StringMatch, Term, Test},
+    telemetry::{ResponseFlag, TcpEvent},
+};
+use http::{Method, Request, StatusCode, Uri, Version};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+/// Everything that `name` does.
+fn from(name: &str) -> Rule {
+    let test = Test::Principal(vec![StringMatch::Exact(identity(name).principal().into())]);
+    Rule { clauses: vec![Clause { matches: vec![Match { terms: vec![Term { negated: false, test }] }] }] }
+}
+
+async fn status(send: &mut h2::client::SendRequest<bytes::Bytes>, method: Method, uri: Uri) -> StatusCode {
+    let mut request = Request::new(());
+    (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (method, uri, Version::HTTP_2);
+    std::future::poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
+    let (response, _stream) = send.send_request(request, false).unwrap();
+    response.await.unwrap().status()
+}
+
+fn authority(text: &str) -> Uri {
+    Uri::builder().authority(text).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_connect_goes_to_this_workload_and_nowhere_else() {
+    within(async {
+        let (mut stand, server, other) = (Stand::new(), Place::new(), Place::new());
+        let (ip, port, elsewhere) = (server.ip, echo(server.ip).await, echo(other.ip).await);
+        stand.apply([
+            pod("server", &server.text(), Hop::Hbone),
+            pod("other", &other.text(), Hop::Plain),
+            service("server", "198.51.100.1", &[(80, port), (81, 15001)]),
+            service("other", "198.51.100.2", &[(80, elsewhere)]),
+        ]);
+        let mut running = stand.start("server", server).await;
+        let mut send = stand.tunnel("client", ip, "server").await;
+        let host = "server.demo.svc.cluster.local";
+        let rows = [
+            (StatusCode::OK, format!("{ip}:{port}")),
+            (StatusCode::OK, format!("{host}:80")),
+            (StatusCode::BAD_REQUEST, format!("{}:{elsewhere}", other.ip)),
+            (StatusCode::BAD_REQUEST, format!("127.0.0.1:{port}")),
+            (StatusCode::BAD_REQUEST, format!("198.51.100.1:{port}")),
+            (StatusCode::BAD_REQUEST, format!("[::1]:{port}")),
+            (StatusCode::BAD_REQUEST, format!("{ip}")),
+            (StatusCode::BAD_REQUEST, format!("user@{ip}:{port}")),
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{ip}:15001")),
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{ip}:15006")),
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{ip}:15008")),
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{ip}:15080")),
+            (StatusCode::SERVICE_UNAVAILABLE, running.socks5.to_string()),
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{host}:81")),
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{host}:{port}")),
+            (StatusCode::SERVICE_UNAVAILABLE, "other.demo.svc.cluster.local:80".into()),
+            (StatusCode::SERVICE_UNAVAILABLE, "localhost:80".into()),
+            // Nobody listens there.
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{ip}:1")),
+        ];
+        for (want, target) in rows {
+            assert_eq!(status(&mut send, Method::CONNECT, authority(&target)).await, want, "{target}");
+            let record = running.record().await;
+            assert_eq!(record.error.is_none(), want == StatusCode::OK, "{target}: {record:?}");
+        }
+        let get = format!("http://{ip}:{port}/").parse().unwrap();
+        assert_eq!(status(&mut send, Method::GET, get).await, StatusCode::BAD_REQUEST);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_answer_tells_who_is_there_and_the_log_who_came() {
+    within(async {
+        let (mut stand, server) = (Stand::new(), Place::new());
+        let (ip, port) = (server.ip, echo(server.ip).await);
+        stand.apply([pod("server", &server.text(), Hop::Hbone), service("server", "198.51.100.1", &[(80, port)])]);
+        let mut running = stand.start("server", server).await;
+        let mut send = stand.tunnel("client", ip, "server").await;
+        let mut request = Request::new(());
+        (*request.method_mut(), *request.uri_mut()) = (Method::CONNECT, authority(&format!("{ip}:{port}")));
+        let headers = request.headers_mut();
+        headers.insert("baggage", "service.name=shop,k8s.cluster.name=east".parse().unwrap());
+        headers.insert("forwarded", "for=\"10.0.0.1:1\";host=server.demo.svc.cluster.local".parse().unwrap());
+        let (response, mut stream) = send.send_request(request, false).unwrap();
+        let (parts, mut body) = response.await.unwrap().into_parts();
+        assert_eq!(parts.status, StatusCode::OK);
+        let baggage =
+            "k8s.cluster.name=Kubernetes,k8s.namespace.name=demo,k8s.deployment.name=server,service.name=server,service.version=v1";
+        assert_eq!(parts.headers["baggage"], baggage);
+        stream.send_data("hello".into(), true).unwrap();
+        while body.data().await.is_some() {}
+        let record = running.record().await;
+        assert_eq!(record.source.identity, Some(identity("client")));
+        assert_eq!((record.source.workload.as_deref(), record.source.cluster.as_deref()), (Some("shop"), Some("east")));
+        assert_eq!(record.destination.workload.as_deref(), Some("server"));
+        assert_eq!(record.destination_service.as_deref(), Some("server.demo.svc.cluster.local"));
+        assert_eq!(record.hbone_addr.as_deref(), Some(format!("{ip}:{port}").as_str()));
+        assert_eq!((record.event, record.flag, record.bytes_sent, record.bytes_recv), (TcpEvent::Complete, ResponseFlag::None, 5, 5));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn policy_is_judged_by_who_the_peer_has_proved_to_be() {
+    within(async {
+        let (mut stand, server) = (Stand::new(), Place::new());
+        let (ip, port) = (server.ip, echo(server.ip).await);
+        stand.apply([pod("server", &server.text(), Hop::Hbone), policy("only-client", Action::Allow, vec![from("client")])]);
+        let mut running = stand.start("server", server).await;
+        let target = authority(&format!("{ip}:{port}"));
+        let mut client = stand.tunnel("client", ip, "server").await;
+        assert_eq!(status(&mut client, Method::CONNECT, target.clone()).await, StatusCode::OK);
+        assert_eq!(running.record().await.flag, ResponseFlag::None);
+        let mut stranger = stand.tunnel("stranger", ip, "server").await;
+        assert_eq!(status(&mut stranger, Method::CONNECT, target.clone()).await, StatusCode::UNAUTHORIZED);
+        let record = running.record().await;
+        assert_eq!(record.flag, ResponseFlag::Denied);
+        assert_eq!(record.error.as_deref(), Some("policy rejection: allow policies exist, but none allowed: ns[demo]-policy[only-client]"));
+        stand.apply([policy("not-client", Action::Deny, vec![from("client")])]);
+        assert_eq!(status(&mut client, Method::CONNECT, target).await, StatusCode::UNAUTHORIZED, "on a tunnel that was open before");
+        let record = running.record().await;
+        assert_eq!(record.error.as_deref(), Some("policy rejection: explicitly denied by ns[demo]-policy[not-client]-rule[0]"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_policy_now_forbids_is_closed_and_others_stay() {
+    within(async {
+        let (mut stand, client, second, server) = (Stand::new(), Place::new(), Place::new(), Place::new());
+        let (ip, port) = (server.text(), echo(server.ip).await);
+        stand.apply([
+            pod("client", &client.text(), Hop::Hbone),
+            pod("server-2", &second.text(), Hop::Hbone),
+            pod("server", &ip, Hop::Hbone),
+        ]);
+        let mut client = stand.start("client", client).await;
+        let second = stand.start("server-2", second).await;
+        let mut server = stand.start("server", server).await;
+        let mut forbidden = socks(client.socks5, &ip, port).await.unwrap();
+        let mut allowed = socks(second.socks5, &ip, port).await.unwrap();
+        says_back(&mut forbidden, "hello").await;
+        says_back(&mut allowed, "hello").await;
+        stand.apply([policy("not-client", Action::Deny, vec![from("client")])]);
+        let error = forbidden.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let record = server.record().await;
+        assert_eq!((record.flag, record.bytes_recv), (ResponseFlag::Denied, 5));
+        assert_eq!(client.record().await.flag, ResponseFlag::UpstreamTerminated);
+        says_back(&mut allowed, "still here").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_that_the_mesh_does_not_know_is_waited_for_and_then_refused() {
+    within(async {
+        let (mut stand, server) = (Stand::new(), Place::new());
+        let (ip, port) = (server.ip, echo(server.ip).await);
+        let _running = stand.start("server", Place { ip, inbound: server.inbound }).await;
+        let mut send = stand.tunnel("client", ip, "server").await;
+        let target = authority(&format!("{ip}:{port}"));
+        assert_eq!(status(&mut send, Method::CONNECT, target.clone()).await, StatusCode::SERVICE_UNAVAILABLE);
+        stand.apply([pod("server", &ip.to_string(), Hop::Hbone)]);
+        assert_eq!(status(&mut send, Method::CONNECT, target).await, StatusCode::OK);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn open_streams_outlive_the_start_of_a_drain_but_not_its_deadline() {
+    within(async {
+        let (mut stand, client, server) = (Stand::new(), Place::new(), Place::new());
+        let (ip, port) = (server.ip, echo(server.ip).await);
+        stand.apply([pod("client", &client.text(), Hop::Hbone), pod("server", &server.text(), Hop::Hbone)]);
+        let client = stand.start("client", client).await;
+        let mut server = stand.start("server", server).await;
+        let mut stream = socks(client.socks5, &ip.to_string(), port).await.unwrap();
+        says_back(&mut stream, "before").await;
+        let mut raw = stand.tunnel("client", ip, "server").await;
+        assert_eq!(status(&mut raw, Method::CONNECT, authority(&format!("{ip}:{port}"))).await, StatusCode::OK);
+        server.record().await;
+        server.drain.start();
+        // GOAWAY: the tunnel without streams closes, and nothing new is accepted on it.
+        while std::future::poll_fn(|cx| raw.poll_ready(cx)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        while TcpStream::connect((ip, 15008)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        says_back(&mut stream, "during").await;
+        assert!(server.drain.remaining() > 0);
+        server.drain.force();
+        server.drain.drained().await;
+        let mut rest = Vec::new();
+        let error = stream.read_to_end(&mut rest).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "cut is not ended");
+        let record = server.record().await;
+        assert_eq!(record.error.as_deref(), Some("closed by drain deadline"));
+        assert_eq!(record.bytes_recv, 12);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_without_a_certificate_has_no_tunnel() {
+    within(async {
+        let (mut stand, server) = (Stand::new(), Place::new());
+        let ip = server.ip;
+        stand.apply([pod("server", &server.text(), Hop::Hbone)]);
+        let mut running = stand.start("server", server).await;
+        let mut plain = TcpStream::connect((ip, 15008)).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut plain, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let _ = plain.read_to_end(&mut Vec::new()).await;
+        assert_eq!(running.record().await.event, TcpEvent::Refused);
+        let strangers = Stand::new();
+        let io = TcpStream::connect((ip, 15008)).await.unwrap();
+        // Of another CA: the client does not trust the server, nor the server the client.
+        crate::transport::tls::connect(io, &strangers.cert("client"), &[identity("server")]).await.unwrap_err();
+        assert_eq!(running.record().await.event, TcpEvent::Refused);
+    })
+    .await;
+}

@@ -1,0 +1,154 @@
+//! The inbound connections that are open, judged by policy: when they open, and again whenever the
+//! mesh changes.
+
+use super::Shared;
+use crate::{
+    authz::{Attributes, Reason, Ruleset, Verdict},
+    model::Identity,
+    telemetry::counters,
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::watch;
+
+/// A connection as policies see it.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    /// Who the peer is; `None` on plain text.
+    pub(super) identity: Option<Identity>,
+    /// The peer's address.
+    pub(super) source: IpAddr,
+    /// Where on the workload it goes.
+    pub(super) destination: SocketAddr,
+}
+
+/// The judgement that a connection must not be, in ztunnel's words.
+#[derive(Debug, Clone)]
+pub(super) struct Denied(Reason);
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("policy rejection: ")?;
+        match &self.0 {
+            Reason::Denied(rule) => write!(f, "explicitly denied by {rule}"),
+            Reason::NotAllowed(policies) => write!(f, "allow policies exist, but none allowed: {policies}"),
+            Reason::Invalid(policy) => write!(f, "{policy} is not valid"),
+            Reason::NoPolicy | Reason::Allowed(_) => f.write_str("denied"),
+        }
+    }
+}
+
+impl Subject {
+    /// Judges by the policies of the workload.
+    pub(super) fn judge(&self, rules: &Ruleset) -> Result<(), Denied> {
+        let Verdict { allowed, reason, dry_run } = rules.check(&self.attributes());
+        for rule in dry_run {
+            tracing::info!(target: "authorization", policy = %rule, source = %self.source, destination = %self.destination, "dry run: would be denied");
+            counters().authorization_dry_run_denied.increment(1);
+        }
+        if allowed {
+            counters().authorization_allowed.increment(1);
+            return Ok(());
+        }
+        counters().authorization_denied.increment(1);
+        Err(Denied(reason))
+    }
+
+    fn attributes(&self) -> Attributes<'_> {
+        Attributes { identity: self.identity.as_ref(), source_ip: self.source, destination: self.destination, sni: None, http: None }
+    }
+}
+
+/// All open inbound connections of a workload.
+#[derive(Debug, Default)]
+pub(super) struct Tracker {
+    open: Mutex<HashMap<u64, Arc<Entry>>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    subject: Subject,
+    denied: watch::Sender<Option<Denied>>,
+}
+
+/// A connection in the tracker, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    tracker: Arc<Tracker>,
+    id: u64,
+    entry: Arc<Entry>,
+}
+
+impl Tracker {
+    /// Adds a connection. It is judged by every snapshot from now on, so the first judgement must
+    /// use one that is loaded *after* this call: then no change of policy falls in between.
+    pub(super) fn track(self: &Arc<Self>, subject: Subject) -> Tracked {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(Entry { subject, denied: watch::Sender::new(None) });
+        self.lock().insert(id, entry.clone());
+        Tracked { tracker: self.clone(), id, entry }
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Judges all of them again; those now denied are told so.
+    fn rejudge(&self, rules: &Ruleset) {
+        // Judged outside of the lock: connections come and go meanwhile.
+        let open: Vec<_> = self.lock().values().cloned().collect();
+        for entry in open {
+            let verdict = rules.check(&entry.subject.attributes());
+            if !verdict.allowed {
+                counters().authorization_denied.increment(1);
+                entry.denied.send_replace(Some(Denied(verdict.reason)));
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tracked {
+    /// What is judged.
+    pub(super) fn subject(&self) -> &Subject {
+        &self.entry.subject
+    }
+
+    /// Resolves when a later snapshot denies the connection. Cancel safe.
+    pub(super) async fn denied(&self) -> Denied {
+        let mut denied = self.entry.denied.subscribe();
+        // `self` holds the sender, so the channel stays open.
+        let denied = denied.wait_for(Option::is_some).await.ok().and_then(|d| d.clone());
+        denied.expect("the channel is open and holds a judgement")
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.tracker.lock().remove(&self.id);
+    }
+}
+
+/// Judges the open connections by each new snapshot, until the store is gone. While the mesh does
+/// not know the workload, the last judgement stands.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut published = shared.mesh.published();
+    while published.changed().await {
+        if let Some(local) = shared.mesh.load().local(&shared.local.uid) {
+            shared.tracker.rejudge(&local.rules);
+        }
+    }
+}
