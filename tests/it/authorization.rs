@@ -162,8 +162,8 @@ async fn deny_wins_over_allow_and_an_allow_policy_makes_the_rest_refused() {
     let rows = [
         (10, "/ok", 200, Some("ns[app]-policy[allow]-rule[0]")),
         (10, "/ok/not", 403, Some("ns[app]-policy[deny]-rule[0]")),
-        (10, "/else", 403, None),
-        (12, "/", 403, None),
+        (10, "/else", 403, Some("ns[app]-policy[allow]")),
+        (12, "/", 403, Some("ns[app]-policy[nothing]")),
     ];
     for (host, path, status, policy) in rows {
         assert_eq!(client.get(mesh.net.addr(host, 80), path).await.status, status, "{path}");
