@@ -77,7 +77,7 @@ async fn serve(name: &str, mesh: &Mesh, manifests: &Path, dir: &Path) {
     let gateway = mesh.waypoints.keys().next().unwrap_or_else(|| panic!("{name}: no waypoint"));
     let pod = mesh.workloads.values().find(|w| w.gateway.as_ref() == Some(&gateway.name)).unwrap();
     let certs = dir.join("certs");
-    let ca = DevCa::write_directory(&certs, mesh::TRUST_DOMAIN, &[pod.identity.clone()], Duration::from_secs(3600)).unwrap();
+    let ca = DevCa::write_directory(&certs, mesh::TRUST_DOMAIN, std::slice::from_ref(&pod.identity), Duration::from_secs(3600)).unwrap();
     let address = SocketAddr::new(pod.addresses[0], 15008);
     let options = WaypointOptions {
         gateway: gateway.clone(),

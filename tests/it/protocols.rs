@@ -321,6 +321,21 @@ async fn trailers_pass_in_both_directions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_several_chunks_with_trailers_arrives_as_it_was_sent() {
+    let mesh = mesh().start();
+    let (app, _peer) = mesh.workload("echo-v1", "echo", 11);
+    let client = mesh.client("client");
+    let mut raw = raw(&client, &mesh, 80).await;
+    raw.send("POST / HTTP/1.1\r\nhost: test\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    for byte in "3\r\nabc\r\n2;x=\"y\"\r\nde\r\n000\r\nx-sum: 42\r\n\r\n".bytes() {
+        raw.send([byte]).await;
+    }
+    raw.head().await;
+    let seen = app.last();
+    assert_eq!((&*seen.body, &seen.trailers.unwrap()["x-sum"]), (&b"abcde"[..], &HeaderValue::from_static("42")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_asked_for_its_body_when_the_workload_asks() {
     let mesh = mesh().start();
     let go = Arc::new(Notify::new());

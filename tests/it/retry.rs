@@ -16,8 +16,9 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 const APP: u16 = 8080;
 
@@ -306,4 +307,17 @@ async fn requests_are_balanced_by_least_request() {
     assert_eq!((good.seen().len() - before, busy.connections()), (40, 1));
     held.add_permits(10);
     soon("the rest", hanging.join_all()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_that_was_cut_is_replaced() {
+    let mesh = mesh().start();
+    let (_app, peer) = mesh.workload("a-1", "a", 11);
+    let client = mesh.client("client");
+    assert_eq!(client.get(mesh.net.addr(10, 80), "/").await.text(), "a-1");
+    peer.stop().await;
+    assert_eq!(client.get(mesh.net.addr(10, 80), "/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let peer = mesh.peer("a", 11);
+    assert_eq!(client.send(mesh.net.addr(10, 80), post("/", "body")).await.text(), "a-1");
+    assert_eq!((peer.tunnels(), peer.asked().len()), (1, 1));
 }

@@ -48,7 +48,8 @@ async fn the_most_specific_match_decides() {
     let mut mesh = mesh().manifests(route(NS, "r", "a", &text)).start();
     let _workload = mesh.workload("a-1", "a", 11);
     let client = mesh.client("client");
-    let rows: [(&str, &str, &[(&str, &str)], &str); 27] = [
+    type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
+    let rows: [Row; 27] = [
         ("GET", "/", &[], "root"),
         ("GET", "/A", &[], "root"),
         ("GET", "/ab", &[], "root"),
