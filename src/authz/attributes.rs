@@ -14,7 +14,8 @@ pub struct Attributes<'a> {
     /// Where the connection goes: the service's address and port at a waypoint, the pod's at a
     /// ztunnel.
     pub destination: SocketAddr,
-    /// The server name of the client's own TLS, when the first bytes were looked at.
+    /// The server name that the client's TLS asks for, empty when there is none. `None`: it cannot be
+    /// told, and rules that ask for it refuse.
     pub sni: Option<&'a str>,
     /// The request, on the HTTP layer.
     pub http: Option<HttpAttributes<'a>>,

@@ -72,7 +72,7 @@ impl Compiled {
         }
     }
 
-    /// Whether any value fits; `None` without the request that it asks about. Without an identity
+    /// Whether any value fits; `None` without the request, or the server name, that it asks about. Without an identity
     /// no value fits.
     fn matches(&self, attributes: &Attributes<'_>) -> Option<bool> {
         let identity = attributes.identity;
@@ -86,7 +86,10 @@ impl Compiled {
             Self::SourceIp(nets) => covers(nets, attributes.source_ip),
             Self::DestinationIp(nets) => covers(nets, attributes.destination.ip()),
             Self::DestinationPort(ports) => ports.contains(&attributes.destination.port()),
-            Self::Sni(patterns) => patterns.iter().any(|pattern| matches_any_case(pattern, attributes.sni.unwrap_or_default())),
+            Self::Sni(patterns) => {
+                let sni = attributes.sni?;
+                patterns.iter().any(|pattern| matches_any_case(pattern, sni))
+            }
             Self::Http(test) => test.matches(attributes.http.as_ref()?),
         })
     }

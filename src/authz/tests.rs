@@ -108,7 +108,7 @@ fn facts() -> Facts {
         identity: Some(Identity::new("td", "foo", "client").unwrap()),
         source: ip("10.0.0.1"),
         destination: "10.9.0.1:80".parse().unwrap(),
-        sni: None,
+        sni: Some(""),
         http: true,
         host: "shop:80",
         method: "GET",

@@ -32,7 +32,8 @@ where
             identity: Some(&tunnel.peer),
             source_ip: tunnel.peer_address.ip(),
             destination: context.destination.address,
-            sni: None,
+            // What is HTTP inside the tunnel is not TLS.
+            sni: Some(""),
             http: Some(HttpAttributes {
                 host: host(&request),
                 method: request.method().as_str(),

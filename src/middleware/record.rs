@@ -6,7 +6,7 @@ use super::{
     body::BodyError,
     gate::always_ready,
     respond::is_grpc,
-    sanitize::REQUEST_ID,
+    sanitize::{REQUEST_ID, remove_forged_trailers},
     stage::{Context as RequestContext, Inbound, Outcome, Reply},
 };
 use crate::{
@@ -349,6 +349,17 @@ impl Received {
     }
 }
 
+/// Trailers may be merged into the headers by who receives them, so they are held to the same.
+fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            remove_forged_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
 impl http_body::Body for Received {
     type Data = Bytes;
     type Error = BodyError;
@@ -360,7 +371,7 @@ impl http_body::Body for Received {
                 this.progress.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             }
             this.idle.set(None);
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| frame.map(clean_trailers)));
         }
         if this.limit.is_zero() || this.progress.answered.load(Ordering::Relaxed) {
             this.idle.set(None);

@@ -13,7 +13,7 @@ use http::{
         AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, TE, TRAILER,
         TRANSFER_ENCODING, UPGRADE,
     },
-    uri::PathAndQuery,
+    uri::{Authority, PathAndQuery},
 };
 use std::{borrow::Cow, net::SocketAddr};
 use tower::Service;
@@ -67,7 +67,11 @@ fn clean<B>(request: &mut Request<B>, context: &RequestContext, paths: PathNorma
     if request.headers().get(EXPECT).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(Error::BadRequest("unknown expectation"));
     }
+    let is_http2 = request.version() == Version::HTTP_2;
     let headers = request.headers_mut();
+    if is_http2 {
+        join_cookies(headers);
+    }
     remove_hop_by_hop(headers, is_upgrade);
     headers.insert(CLIENT_CERT, context.tunnel.client_cert.clone());
     headers.entry(FORWARDED_PROTO).or_insert(const { HeaderValue::from_static("http") });
@@ -84,6 +88,9 @@ fn clean_target<B>(request: &mut Request<B>, addressed: SocketAddr, paths: PathN
     let host = hosts.next().cloned();
     if hosts.next().is_some() {
         return Err(Error::BadRequest("more than one host header"));
+    }
+    if host.as_ref().is_some_and(|host| !is_plain_host(host)) {
+        return Err(Error::BadRequest("host is not valid"));
     }
     let is_http1 = request.version() <= Version::HTTP_11;
     if let Some(authority) = request.uri().authority() {
@@ -177,6 +184,35 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         AUTHORIZATION | CONTENT_ENCODING | CONTENT_LENGTH | CONTENT_TYPE | COOKIE | EXPECT | FORWARDED | HOST | TE | TRAILER | UPGRADE
     ) || *name == REQUEST_ID
         || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Drops from a request's trailers what only headers may say: identity, policy, routing and framing
+/// (RFC 9110, 6.5.1).
+pub(super) fn remove_forged_trailers(trailers: &mut HeaderMap) {
+    let is_forbidden = |name: &HeaderName| {
+        is_end_to_end(name) || matches!(*name, CONNECTION | TRANSFER_ENCODING) || [KEEP_ALIVE, PROXY_CONNECTION].contains(name)
+    };
+    let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| is_forbidden(name)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}
+
+/// HTTP/2 clients may send a cookie in parts (RFC 9113, 8.2.3); policy, routes and workloads see it
+/// whole.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let parts: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(|v| v.as_bytes()).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// A host as policy can judge it: nothing that is read differently elsewhere.
+fn is_plain_host(host: &HeaderValue) -> bool {
+    host.is_empty() || (!host.as_bytes().contains(&b'@') && host.to_str().is_ok_and(|h| h.parse::<Authority>().is_ok()))
 }
 
 /// A random UUID, version 4.

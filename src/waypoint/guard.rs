@@ -11,6 +11,10 @@ use std::{
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -29,16 +33,32 @@ pub(super) struct Guard<IO> {
     watch: Watch,
     head_timeout: Duration,
     slow: Option<Pin<Box<Sleep>>>,
+    upgraded: Upgraded,
     // What is left to be read of `POISON`; then nothing more is read.
     poison: Option<&'static [u8]>,
+}
+
+/// Whether a request has been answered with 101: what follows is not HTTP.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Upgraded(Arc<AtomicBool>);
+
+impl Upgraded {
+    /// Called before the answer is written.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl<IO> Guard<IO> {
     /// Heads may be as long as `max_head` bytes and must be complete `head_timeout` after their
     /// first byte.
-    pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration, interims: Interims) -> Self {
+    pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration, interims: Interims, upgraded: Upgraded) -> Self {
         let watch = Watch { state: State::Head, head: Vec::new(), max_head };
-        Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None, poison: None }
+        Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None, upgraded, poison: None }
     }
 }
 
@@ -62,6 +82,9 @@ const POISON: &[u8] = b"\0\r\n\r\n";
 impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.upgraded.is_set() {
+            (this.watch.state, this.slow) = (State::Aside, None);
+        }
         if let Some(slow) = &mut this.slow
             && slow.as_mut().poll(cx).is_ready()
         {
@@ -137,7 +160,7 @@ struct Watch {
 /// ```text
 /// Head -> Body -> Head        content-length
 /// Head -> Size -> Data -> Size ... -> Trailers -> Head        chunked
-/// any  -> Aside               upgrades, and whatever is not understood
+/// any  -> Aside               after a 101, and whatever is not understood
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -257,7 +280,7 @@ fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
 
 /// What follows a head.
 fn judge_head(head: &[u8]) -> Result<State, Ambiguous> {
-    let (mut length, mut is_encoded, mut is_upgrade, mut has_length) = (0, false, false, false);
+    let (mut length, mut is_encoded, mut has_length) = (0, false, false);
     for line in head.split(|b| *b == b'\n').skip(1) {
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
         let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
@@ -270,14 +293,10 @@ fn judge_head(head: &[u8]) -> Result<State, Ambiguous> {
                 return Err(Ambiguous);
             }
             is_encoded = true;
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            is_upgrade = true;
         }
     }
     match (has_length, is_encoded) {
         (true, true) => Err(Ambiguous),
-        // Whether the upgrade takes place is not seen here.
-        _ if is_upgrade => Ok(State::Aside),
         (_, true) => Ok(State::Size { size: 0, digits_over: false }),
         (true, false) if length > 0 => Ok(State::Body(length)),
         (_, false) => Ok(State::Head),
@@ -307,6 +326,7 @@ mod tests {
             "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc\r\n",
             "POST / HTTP/1.1\r\nTRANSFER-ENCODING: chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n",
             "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
         ];
         for prefix in before {
             for step in [1, 2, 3, 7, 4096] {
@@ -330,12 +350,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_left_to_the_parser() {
-        for bytes in [
-            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x01\x02",
-            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-        ] {
-            assert_eq!(state_after(bytes.as_bytes(), 4096), Some(State::Aside), "{bytes:?}");
-        }
+        let bytes = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n";
+        assert_eq!(state_after(bytes.as_bytes(), 4096), Some(State::Aside));
         assert_eq!(state_after(&[b'a'; 2000], 100), Some(State::Aside), "a head beyond the limit is hyper's to refuse");
     }
 }

@@ -1,6 +1,10 @@
 //! HTTP inside a tunnel: hyper's server over the stream, the stack behind it.
 
-use super::{guard::Guard, interim::Interims, tunnel::Tunnels};
+use super::{
+    guard::{Guard, Upgraded},
+    interim::Interims,
+    tunnel::Tunnels,
+};
 use crate::{
     hbone::TunnelIo,
     middleware::{Body, Context, Inbound, Recorded, Tunnel},
@@ -8,7 +12,7 @@ use crate::{
     state::{Admission, SnapshotHandle, WaypointSnapshot},
     transport::Rewind,
 };
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc};
@@ -17,10 +21,20 @@ use tower::ServiceExt as _;
 /// HTTP/1.1 and 1.0, with upgrades.
 pub(super) async fn http1(tunnels: &Tunnels, io: Rewind<TunnelIo>, tunnel: Arc<Tunnel>, address: SocketAddr, drain: &DrainWatch) {
     let interims = Interims::default();
-    let io = Guard::new(io, tunnels.config.max_request_head, tunnels.config.request_head_timeout, interims.clone());
+    let upgraded = Upgraded::default();
+    let config = &tunnels.config;
+    let io = Guard::new(io, config.max_request_head, config.request_head_timeout, interims.clone(), upgraded.clone());
     let edge = Edge::new(tunnels, tunnel, address);
-    let service =
-        service_fn(move |request: Request<Incoming>| interims.before(request.map(Body::Downstream), |request| edge.call(request)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (answer, upgraded) = (interims.before(request.map(Body::Downstream), |request| edge.call(request)), upgraded.clone());
+        async move {
+            let response = answer.await;
+            if response.as_ref().is_ok_and(|r| r.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                upgraded.set();
+            }
+            response
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .max_header_size(tunnels.config.max_request_head)
         .max_buf_size(tunnels.config.max_request_head.max(MIN_BUFFER))

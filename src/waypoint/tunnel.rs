@@ -131,7 +131,7 @@ impl Tunnels {
             return self.serve_opaque(connect, &destination, &tunnel).await;
         }
         let Ok(io) = connect.accept(None) else { return };
-        let spoken = sniff::sniff(io, destination.protocol, self.config.sniff_timeout, drain).await;
+        let spoken = sniff::sniff(io, destination.protocol, &self.config, drain).await;
         match spoken {
             Ok(Spoken::Http1(io)) => inner::http1(self, io, tunnel, destination.address, drain).await,
             Ok(Spoken::Http2(io)) => inner::http2(self, io, tunnel, destination.address, drain).await,

@@ -146,3 +146,16 @@ fn a_server_name_is_compared_without_case_and_is_empty_when_absent() {
         assert_term(Test::Sni(texts(&[pattern])), &facts(), without);
     }
 }
+
+#[test]
+fn a_server_name_that_cannot_be_told_refuses() {
+    let sni = || Test::Sni(texts(&["secret.example"]));
+    let unknown = Facts { sni: None, http: false, ..facts() };
+    for negated in [false, true] {
+        let rule = || when(Term { negated, test: sni() });
+        assert!(!check(&[allow("a", vec![rule()])], Layer::WaypointTcp, &unknown).allowed, "ALLOW, negated: {negated}");
+        assert!(!check(&[deny("d", vec![rule()])], Layer::WaypointTcp, &unknown).allowed, "DENY, negated: {negated}");
+    }
+    let none = Facts { sni: Some(""), http: false, ..facts() };
+    assert!(check(&[deny("d", vec![when(is(sni()))])], Layer::WaypointTcp, &none).allowed, "no name is not that name");
+}
