@@ -2,14 +2,44 @@
 
 use super::{Hop, UpstreamEndpoint};
 use crate::model::{
-    AllowedNamespaces, Endpoint, Endpoints, Health, Labels, Mesh, Name, ResourceName, Service, ServiceKey, ServicePort, TargetPort,
-    TunnelProtocol, Waypoint, WaypointAddress, WaypointBinding, Workload,
+    Endpoint, Endpoints, Health, Labels, Mesh, Name, Service, ServiceKey, ServicePort, TargetPort, TunnelProtocol, Waypoint,
+    WaypointAddress, WaypointBinding, Workload,
 };
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
+
+/// What a service or a workload is bound to.
+#[derive(Debug, Clone, Copy)]
+pub enum Bound<'a> {
+    /// No waypoint: none is named, the named one does not exist, or it does not take such traffic.
+    Nothing,
+    /// This waypoint.
+    To(&'a Arc<Waypoint>),
+    /// A Gateway that is there but may not be used. Never the same as none: traffic that was to be
+    /// judged must not go around the judge.
+    Barred(&'a Arc<Waypoint>, Barred),
+}
+
+/// Why a Gateway may not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Barred {
+    /// Its listener does not allow the namespace.
+    #[error("the waypoint does not allow this namespace")]
+    NotAdmitted,
+    /// It is invalid or has no HBONE listener.
+    #[error("the Gateway that is named as waypoint cannot be one")]
+    Unusable,
+}
+
+impl Bound<'_> {
+    /// Whether it is this waypoint.
+    pub(super) fn is_to(self, waypoint: &Waypoint) -> bool {
+        matches!(self, Self::To(bound) if bound.name == waypoint.name)
+    }
+}
 
 /// Indexes over one [`Mesh`], made once for each compilation.
 #[derive(Debug)]
@@ -57,52 +87,43 @@ impl<'a> Directory<'a> {
         self.by_address.iter().map(|(a, w)| (*a, *w))
     }
 
-    /// The waypoint that a service is bound to, by its own label or its namespace's.
-    pub fn service_waypoint(&self, service: &Service) -> Option<&'a Arc<Waypoint>> {
-        let waypoint = self.bound(&service.waypoint, &service.key.namespace)?;
-        (waypoint.traffic.services() && !self.serves_gateway(service, waypoint)).then_some(waypoint)
-    }
-
-    /// The waypoint that a workload is bound to. A waypoint's own pods are bound to none.
-    pub fn workload_waypoint(&self, workload: &Workload) -> Option<&'a Arc<Waypoint>> {
-        if workload.gateway.is_some() {
-            return None;
-        }
-        let waypoint = self.bound(&workload.waypoint, &workload.namespace)?;
-        waypoint.traffic.workloads().then_some(waypoint)
-    }
-
-    /// The name in a binding that leads to no usable waypoint, for reports.
-    pub fn binding(&self, binding: &WaypointBinding, namespace: &Name) -> Option<ResourceName> {
-        match binding {
-            WaypointBinding::None => None,
-            WaypointBinding::To(name) => Some(name.clone()),
-            WaypointBinding::Inherit => match &self.mesh.namespaces.get(namespace)?.waypoint {
-                WaypointBinding::To(name) => Some(name.clone()),
-                WaypointBinding::None | WaypointBinding::Inherit => None,
-            },
-        }
-    }
-
-    fn bound(&self, binding: &WaypointBinding, namespace: &Name) -> Option<&'a Arc<Waypoint>> {
-        let name = self.binding(binding, namespace)?;
-        let waypoint = self.mesh.waypoints.get(&name)?;
-        self.admits(waypoint, namespace).then_some(waypoint)
-    }
-
-    fn admits(&self, waypoint: &Waypoint, namespace: &Name) -> bool {
-        match &waypoint.allowed {
-            AllowedNamespaces::All => true,
-            AllowedNamespaces::Same => waypoint.name.namespace == *namespace,
-            AllowedNamespaces::Selector(labels) => {
-                self.mesh.namespaces.get(namespace).is_some_and(|n| selects(labels, &n.labels)) || waypoint.name.namespace == *namespace
+    /// What a service is bound to, by its own label or its namespace's.
+    pub fn service_waypoint(&self, service: &Service) -> Bound<'a> {
+        match self.named(&service.waypoint, &service.key.namespace) {
+            Some(waypoint) if waypoint.traffic.services() && !serves_gateway(service, waypoint) => {
+                self.judged(waypoint, &service.key.namespace)
             }
+            Some(_) | None => Bound::Nothing,
         }
     }
 
-    /// The Service in front of a waypoint's own pods must not be bound to that waypoint: a loop.
-    fn serves_gateway(&self, service: &Service, waypoint: &Waypoint) -> bool {
-        service.source.name == waypoint.name
+    /// What a workload is bound to. A waypoint's own pods are bound to nothing.
+    pub fn workload_waypoint(&self, workload: &Workload) -> Bound<'a> {
+        match self.named(&workload.waypoint, &workload.namespace) {
+            Some(waypoint) if waypoint.traffic.workloads() && workload.gateway.is_none() => self.judged(waypoint, &workload.namespace),
+            Some(_) | None => Bound::Nothing,
+        }
+    }
+
+    /// The Gateway that a binding names, if it exists.
+    fn named(&self, binding: &WaypointBinding, namespace: &Name) -> Option<&'a Arc<Waypoint>> {
+        let of_namespace = || self.mesh.namespaces.get(namespace).map(|n| &n.waypoint);
+        let binding = if *binding == WaypointBinding::Inherit { of_namespace()? } else { binding };
+        match binding {
+            WaypointBinding::To(name) => self.mesh.waypoints.get(name),
+            WaypointBinding::None | WaypointBinding::Inherit => None,
+        }
+    }
+
+    fn judged(&self, waypoint: &'a Arc<Waypoint>, namespace: &Name) -> Bound<'a> {
+        let info = self.mesh.namespaces.get(namespace).map(|n| &**n);
+        if !waypoint.is_usable() {
+            Bound::Barred(waypoint, Barred::Unusable)
+        } else if !waypoint.admits(namespace, info) {
+            Bound::Barred(waypoint, Barred::NotAdmitted)
+        } else {
+            Bound::To(waypoint)
+        }
     }
 
     /// The endpoints of a service port that may receive traffic.
@@ -177,7 +198,12 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// Whether every label of a selector is there.
+/// The Service in front of a waypoint's own pods must not be bound to that waypoint: a loop.
+fn serves_gateway(service: &Service, waypoint: &Waypoint) -> bool {
+    service.source.name == waypoint.name
+}
+
+/// Whether every label of a workload selector is there; an empty one selects nothing.
 pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
 }

@@ -1,5 +1,7 @@
 //! Compiling model values: what is bound, what is in scope, what is kept from one time to the next.
 
+mod bindings;
+
 use super::*;
 use crate::{
     authz::Attributes,

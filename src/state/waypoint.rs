@@ -171,7 +171,7 @@ impl Compile for WaypointCompiler {
     type Snapshot = WaypointSnapshot;
 
     fn compile(&mut self, mesh: &Mesh, version: u64) -> WaypointSnapshot {
-        let Some(waypoint) = mesh.waypoints.get(&self.gateway) else {
+        let Some(waypoint) = mesh.waypoints.get(&self.gateway).filter(|w| w.is_usable()) else {
             return WaypointSnapshot { version, ..WaypointSnapshot::default() };
         };
         let directory = Directory::new(mesh);
@@ -244,7 +244,7 @@ impl Run<'_> {
     }
 
     fn serves(&self, service: &Service) -> bool {
-        if self.directory.service_waypoint(service).is_none_or(|w| w.name != self.waypoint.name) {
+        if !self.directory.service_waypoint(service).is_to(self.waypoint) {
             return false;
         }
         // A waypoint for one service account serves the services that have a workload of it.
@@ -255,7 +255,7 @@ impl Run<'_> {
     }
 
     fn serves_workload(&self, workload: &Workload) -> bool {
-        self.directory.workload_waypoint(workload).is_some_and(|w| w.name == self.waypoint.name)
+        self.directory.workload_waypoint(workload).is_to(self.waypoint)
             && self.waypoint.service_account.as_ref().is_none_or(|account| {
                 workload.identity.service_account() == &**account && workload.namespace == self.waypoint.name.namespace
             })

@@ -2,13 +2,9 @@
 
 use super::decode::{Reference, Referent};
 use crate::model::{
-    AllowedNamespaces, Hostname, Kind, Labels, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceName, Service, ServiceKey,
-    TargetRef, Waypoint,
+    Hostname, Kind, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceName, Service, ServiceKey, TargetRef, Waypoint,
 };
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Label that every namespace has, whether a manifest writes it or not.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// What references can lead to.
 #[derive(Debug, Default)]
@@ -83,20 +79,8 @@ impl<'a> Index<'a> {
             let is_foreign = self.foreign_gateways.is_some_and(|f| f.contains(gateway));
             return (!is_foreign).then(|| format!("{word} {gateway} does not exist"));
         };
-        let admits = match &waypoint.allowed {
-            AllowedNamespaces::All => true,
-            AllowedNamespaces::Same => *from == gateway.namespace,
-            AllowedNamespaces::Selector(labels) => self.namespace_has(from, labels),
-        };
+        let admits = waypoint.admits(from, self.namespaces.get(from).copied());
         (!admits).then(|| format!("{word} {gateway} does not allow namespace {from}"))
-    }
-
-    fn namespace_has(&self, namespace: &Name, wanted: &Labels) -> bool {
-        let labels = self.namespaces.get(namespace).map(|n| &n.labels);
-        wanted.iter().all(|(key, value)| match labels.and_then(|l| l.get(key)) {
-            Some(found) => found == value,
-            None => **key == *NAMESPACE_NAME && value == namespace,
-        })
     }
 
     /// Fills in what references leave open in a resource: the hosts of ServiceEntries, the numbers
