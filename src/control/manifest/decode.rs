@@ -4,7 +4,7 @@ use super::{
     Config, core, gateway, pod, policy, route, service_entry, workload_entry,
     yaml::{self, Node, Position, Value},
 };
-use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, WaypointBinding};
+use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, Waypoint, WaypointBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -61,7 +61,7 @@ pub(super) enum Object {
     /// One of our kinds.
     Ours(Box<Decoded>),
     /// Of no concern to us; with the kind and the reason to tell once.
-    Skipped { kind: String, at: Position, gateway: Option<ResourceName>, reason: String },
+    Skipped { kind: String, at: Position, gateway: Option<Box<Waypoint>>, reason: String },
     /// No Kubernetes object at all.
     Nameless { at: Position, field: String, message: String, mentions_policy: bool },
 }
@@ -74,7 +74,8 @@ pub(super) struct Decoded {
     pub(super) node: Node,
     /// None when there are errors.
     pub(super) version: Option<Version>,
-    /// What serves when there is neither a version nor a last good one: a policy that denies.
+    /// What serves when there is neither a version nor a last good one: a policy that denies, a
+    /// waypoint that nobody may use.
     pub(super) fallback: Option<Resource>,
     pub(super) issues: Vec<Issue>,
     /// The Gateways that an HTTPRoute is attached to, when it is attached to nothing else.
@@ -169,10 +170,21 @@ fn decode_kind(kind: Kind, cx: &mut Cx<'_>) -> Option<Outcome> {
 fn finish(kind: Kind, cx: Cx<'_>, outcome: Option<Outcome>) -> Object {
     if let Some(Outcome::Foreign(class)) = &outcome {
         let reason = format!("Gateway class {class:?} is not a waypoint class; skipped");
-        return Object::Skipped { kind: format!("Gateway/{class}"), at: cx.node.at, gateway: Some(cx.id.name), reason };
+        return Object::Skipped {
+            kind: format!("Gateway/{class}"),
+            at: cx.node.at,
+            gateway: Some(Box::new(gateway::unusable(&cx))),
+            reason,
+        };
     }
     let failed = cx.failed();
-    let fallback = (failed && kind == Kind::AuthorizationPolicy).then(|| policy::denying(&cx));
+    let fallback = if !failed {
+        None
+    } else if kind == Kind::AuthorizationPolicy {
+        Some(policy::denying(&cx))
+    } else {
+        (kind == Kind::Gateway).then(|| Resource::Waypoint(gateway::unusable(&cx)))
+    };
     let resources = match outcome {
         Some(Outcome::Resources(resources)) if !failed => Some(resources),
         Some(Outcome::Resources(_) | Outcome::Foreign(_)) | None => None,

@@ -4,7 +4,7 @@ use super::decode::{Reference, Referent};
 use crate::model::{
     Hostname, Kind, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceName, Service, ServiceKey, TargetRef, Waypoint,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What references can lead to.
 #[derive(Debug, Default)]
@@ -14,12 +14,12 @@ pub(super) struct Index<'a> {
     entries: BTreeMap<&'a ResourceName, Vec<&'a ServiceKey>>,
     waypoints: BTreeMap<&'a ResourceName, &'a Waypoint>,
     namespaces: BTreeMap<&'a Name, &'a NamespaceInfo>,
-    foreign_gateways: Option<&'a BTreeSet<ResourceName>>,
+    foreign_gateways: Option<&'a BTreeMap<ResourceName, &'a Waypoint>>,
 }
 
 impl<'a> Index<'a> {
     /// Indexes the candidate mesh; Gateways of other classes exist, but not for us.
-    pub(super) fn new(resources: impl Iterator<Item = &'a Resource>, foreign_gateways: &'a BTreeSet<ResourceName>) -> Self {
+    pub(super) fn new(resources: impl Iterator<Item = &'a Resource>, foreign_gateways: &'a BTreeMap<ResourceName, &'a Waypoint>) -> Self {
         let mut index = Self { foreign_gateways: Some(foreign_gateways), ..Self::default() };
         for resource in resources {
             match resource {
@@ -76,7 +76,7 @@ impl<'a> Index<'a> {
     fn gateway_problem(&self, gateway: &ResourceName, from: &Name, word: &str) -> Option<String> {
         let Some(waypoint) = self.waypoints.get(gateway) else {
             // Another controller's Gateway: whether it fits is not ours to judge.
-            let is_foreign = self.foreign_gateways.is_some_and(|f| f.contains(gateway));
+            let is_foreign = self.foreign_gateways.is_some_and(|f| f.contains_key(gateway));
             return (!is_foreign).then(|| format!("{word} {gateway} does not exist"));
         };
         let admits = waypoint.admits(from, self.namespaces.get(from).copied());
