@@ -59,7 +59,7 @@ impl<'a> Directory<'a> {
             by_namespace.entry(&workload.namespace).or_default().push(workload);
             // A host-network workload's address is the node's: it names nobody.
             for address in workload.addresses.iter().filter(|_| !workload.host_network) {
-                let slot = by_address.entry(*address).or_insert(workload);
+                let slot = by_address.entry(address.to_canonical()).or_insert(workload);
                 if is_preferred(workload, slot) {
                     *slot = workload;
                 }
@@ -168,18 +168,32 @@ impl<'a> Directory<'a> {
             None if endpoint.ports.is_empty() => target(port, workload.map(|w| &**w))?,
             None => return None,
         };
-        Some(upstream_endpoint(SocketAddr::new(endpoint.address, number), workload))
+        Some(self.reach(SocketAddr::new(endpoint.address, number), workload))
     }
 
     fn of_workload(&self, workload: &'a Arc<Workload>, port: &ServicePort) -> Option<UpstreamEndpoint> {
         let number = target(port, Some(workload))?;
         let address = workload.addresses.first()?;
-        Some(upstream_endpoint(SocketAddr::new(*address, number), Some(workload)))
+        Some(self.reach(SocketAddr::new(*address, number), Some(workload)))
     }
 
     /// How a workload is reached directly.
     pub fn direct(&self, address: SocketAddr) -> UpstreamEndpoint {
-        upstream_endpoint(address, self.workload(address.ip()))
+        self.reach(address, None)
+    }
+
+    /// How an address is reached that is said to be this workload's. A workload that speaks HBONE at
+    /// that address is believed before the endpoint: what an endpoint names may be stale or simply
+    /// another resource, and a workload that speaks HBONE is never reached in plaintext.
+    fn reach(&self, address: SocketAddr, said: Option<&'a Arc<Workload>>) -> UpstreamEndpoint {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let there = self.workload(address.ip());
+        let workload = there.filter(|w| w.protocol == TunnelProtocol::Hbone).or(said).or(there);
+        let hop = match workload {
+            Some(w) if w.protocol == TunnelProtocol::Hbone => Hop::Hbone([w.identity.clone()].into()),
+            Some(_) | None => Hop::Plain,
+        };
+        UpstreamEndpoint::new(address, hop, workload.cloned())
     }
 
     /// The service that an address of a waypoint, or failing that its name, leads to.
@@ -219,12 +233,4 @@ fn target(port: &ServicePort, workload: Option<&Workload>) -> Option<u16> {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => workload?.ports.iter().find(|(n, _)| n == name).map(|(_, number)| *number),
     }
-}
-
-fn upstream_endpoint(address: SocketAddr, workload: Option<&Arc<Workload>>) -> UpstreamEndpoint {
-    let hop = match workload {
-        Some(w) if w.protocol == TunnelProtocol::Hbone => Hop::Hbone([w.identity.clone()].into()),
-        Some(_) | None => Hop::Plain,
-    };
-    UpstreamEndpoint::new(address, hop, workload.cloned())
 }

@@ -209,7 +209,7 @@ fn is_waypoint(workload: &Workload, gateway: &ResourceName) -> bool {
 }
 
 fn leads_back(source: Source<'_>, address: SocketAddr) -> bool {
-    let is_own = address.ip().is_loopback() || source.workload.addresses.contains(&address.ip());
+    let is_own = address.ip().is_loopback() || source.workload.addresses.iter().any(|own| own.to_canonical() == address.ip());
     is_own && source.own.serves(address)
 }
 
