@@ -102,6 +102,34 @@ fn a_missing_path_is_an_error_and_removes_nothing() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_read_any_more_keeps_what_was_below_it() {
+    let (dir, elsewhere) = (Dir::new(), Dir::with("a.yaml", &format!("{REVIEWS}---\n{DENY}")));
+    symlink(elsewhere.dir.path(), dir.path("team")).unwrap();
+    let mut source = dir.source();
+    assert_eq!(source.poll().unwrap().changes.len(), 2);
+    fs::remove_file(dir.path("team")).unwrap();
+    symlink(dir.path("nowhere"), dir.path("team")).unwrap();
+    let batch = source.poll().unwrap();
+    assert_eq!(dir.texts(&batch.findings), ["team: error: no such file or directory"]);
+    assert_eq!((keys(&batch), batch.rejected), (Vec::new(), 1));
+    assert!(source.poll().is_none());
+    fs::remove_file(dir.path("team")).unwrap();
+    let batch = source.poll().unwrap();
+    assert_eq!((keys(&batch).len(), batch.findings.len()), (2, 0), "removed on purpose");
+}
+
+#[test]
+fn directories_too_deep_to_be_read_are_told() {
+    let dir = Dir::new();
+    let deep = "d/".repeat(18);
+    fs::create_dir_all(dir.path(&deep)).unwrap();
+    dir.write(&format!("{deep}a.yaml"), REVIEWS);
+    let found = dir.texts(&dir.source().poll().unwrap().findings);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].ends_with("error: more than 16 directories deep"), "{found:?}");
+}
+
+#[test]
 fn a_truncated_file_keeps_what_it_held_and_recovers() {
     let text = format!("{REVIEWS}---\n{DENY}");
     let dir = Dir::with("a.yaml", &text);
