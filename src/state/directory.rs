@@ -2,8 +2,8 @@
 
 use super::{Hop, UpstreamEndpoint};
 use crate::model::{
-    Endpoint, Endpoints, Health, Labels, Mesh, Name, Service, ServiceKey, ServicePort, TargetPort, TunnelProtocol, Waypoint,
-    WaypointAddress, WaypointBinding, Workload,
+    Endpoint, Endpoints, Health, Hostname, Kind, Labels, Mesh, Name, Service, ServiceKey, ServicePort, TargetPort, TunnelProtocol,
+    Waypoint, WaypointAddress, WaypointBinding, Workload,
 };
 use std::{
     collections::HashMap,
@@ -46,6 +46,8 @@ impl Bound<'_> {
 pub struct Directory<'a> {
     mesh: &'a Mesh,
     by_address: HashMap<IpAddr, &'a Arc<Workload>>,
+    by_vip: HashMap<IpAddr, &'a Arc<Service>>,
+    by_host: HashMap<&'a Hostname, &'a Arc<Service>>,
     endpoints: HashMap<&'a ServiceKey, Vec<&'a Endpoints>>,
     by_namespace: HashMap<&'a str, Vec<&'a Arc<Workload>>>,
 }
@@ -69,7 +71,35 @@ impl<'a> Directory<'a> {
         for group in mesh.endpoints.values() {
             endpoints.entry(&group.service).or_default().push(&**group);
         }
-        Self { mesh, by_address, endpoints, by_namespace }
+        let (mut by_vip, mut by_host) = (HashMap::new(), HashMap::new());
+        let mut services: Vec<&Arc<Service>> = mesh.services.values().collect();
+        // The sort is stable: within a kind it stays with the order of the keys.
+        services.sort_by_key(|s| s.source.kind != Kind::Service);
+        for service in services {
+            by_host.entry(&service.key.hostname).or_insert(service);
+            for vip in &service.vips {
+                by_vip.entry(vip.to_canonical()).or_insert(service);
+            }
+        }
+        Self { mesh, by_address, by_vip, by_host, endpoints, by_namespace }
+    }
+
+    /// The service that owns a virtual address. Should several claim it, a Kubernetes Service comes
+    /// before a ServiceEntry, then the order of the keys decides: the same in every mode, or a ztunnel
+    /// would send to a waypoint what that does not serve.
+    pub fn service_at(&self, vip: IpAddr) -> Option<&'a Arc<Service>> {
+        self.by_vip.get(&vip.to_canonical()).copied()
+    }
+
+    /// The service of a host name; of several, the first as in [`service_at`](Self::service_at).
+    pub fn service_of(&self, host: &Hostname) -> Option<&'a Arc<Service>> {
+        self.by_host.get(host).copied()
+    }
+
+    /// The virtual addresses that a service owns.
+    pub(super) fn vips(&self, service: &Service) -> impl Iterator<Item = IpAddr> {
+        let is_owner = |vip: &IpAddr| self.service_at(*vip).is_some_and(|owner| owner.key == service.key);
+        service.vips.iter().map(IpAddr::to_canonical).filter(is_owner)
     }
 
     /// The mesh itself.
@@ -199,15 +229,12 @@ impl<'a> Directory<'a> {
     /// The service that an address of a waypoint, or failing that its name, leads to.
     pub fn waypoint_service(&self, waypoint: &Waypoint) -> Option<&'a Arc<Service>> {
         let by_address = waypoint.addresses.iter().find_map(|address| match address {
-            WaypointAddress::Ip(ip) => self.mesh.services.values().find(|s| s.vips.contains(ip)),
-            WaypointAddress::Hostname(host) => self.mesh.services.values().find(|s| s.key.hostname == *host),
+            WaypointAddress::Ip(ip) => self.service_at(*ip),
+            WaypointAddress::Hostname(host) => self.service_of(host),
         });
         by_address.or_else(|| {
             let unaddressed = waypoint.addresses.is_empty();
-            self.mesh
-                .services
-                .values()
-                .find(|s| unaddressed && s.source.kind == crate::model::Kind::Service && s.source.name == waypoint.name)
+            self.mesh.services.values().find(|s| unaddressed && s.source.kind == Kind::Service && s.source.name == waypoint.name)
         })
     }
 }

@@ -174,10 +174,10 @@ impl Compile for NodeCompiler {
         let mut snapshot = NodeSnapshot { version, ..NodeSnapshot::default() };
         for service in mesh.services.values() {
             let entry = Arc::new(self.service(&directory, service));
-            for vip in &service.vips {
-                snapshot.services.entry(vip.to_canonical()).or_insert_with(|| entry.clone());
+            snapshot.services.extend(directory.vips(service).map(|vip| (vip, entry.clone())));
+            if directory.service_of(&service.key.hostname).is_some_and(|owner| owner.key == service.key) {
+                snapshot.hosts.insert(service.key.hostname.clone(), entry);
             }
-            snapshot.hosts.entry(service.key.hostname.clone()).or_insert(entry);
         }
         for workload in mesh.workloads.values() {
             let entry = Arc::new(self.workload(&directory, workload));

@@ -82,7 +82,7 @@ impl WaypointSnapshot {
 
     /// The workload at an address: the source of a request, for telemetry.
     pub fn workload(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.known.get(&address)
+        self.known.get(&address.to_canonical())
     }
 
     /// The services that are served.
@@ -262,14 +262,15 @@ impl Run<'_> {
     }
 
     fn service(&mut self, service: &Service, snapshot: &mut WaypointSnapshot) {
-        snapshot.vips.extend(service.vips.iter().map(IpAddr::to_canonical));
+        let vips: Vec<IpAddr> = self.directory.vips(service).collect();
+        snapshot.vips.extend(&vips);
         let rules = self.policies(Some(service), &service.key.namespace);
         let account = self.service_account(service);
         for port in &service.ports {
             let upstream = self.upstream(&service.key, port.port).expect("the port is declared");
             let routes = self.routes(Some((&service.key, port.port)), account.as_ref());
-            for vip in &service.vips {
-                let address = SocketAddr::new(vip.to_canonical(), port.port);
+            for vip in &vips {
+                let address = SocketAddr::new(*vip, port.port);
                 let destination = Arc::new(Destination {
                     kind: DestinationKind::Service(service.key.clone()),
                     address,
@@ -390,8 +391,7 @@ impl Run<'_> {
         match target {
             BackendTarget::Service { service, port } => self.upstream(service, *port),
             BackendTarget::Hostname { hostname, port } => {
-                let services = &self.directory.mesh().services;
-                let key = services.keys().find(|key| key.hostname == *hostname)?.clone();
+                let key = self.directory.service_of(hostname)?.key.clone();
                 self.upstream(&key, *port)
             }
             BackendTarget::Invalid => None,

@@ -7,7 +7,7 @@ use super::{
 use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, Waypoint, WaypointBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 /// A finding about one object, already placed in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(super) enum Referent {
     Parent { gateway: ResourceName, from: Name },
     /// A waypoint that admits this namespace.
     Waypoint { gateway: ResourceName, from: Name },
+    /// A virtual address that no other resource claims.
+    Vip { address: IpAddr, claimant: ResourceId },
     /// Nothing can provide it.
     Never(String),
 }
@@ -299,12 +301,19 @@ impl<'a> Cx<'a> {
     }
 
     /// An IP address.
-    pub(super) fn ip(&mut self, field: &str, text: &str) -> Option<std::net::IpAddr> {
+    pub(super) fn ip(&mut self, field: &str, text: &str) -> Option<IpAddr> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
             self.error(field, format!("{text:?} is not an IP address"));
         }
         parsed
+    }
+
+    /// A virtual address, which must be nobody else's.
+    pub(super) fn claim(&mut self, field: &str, address: IpAddr) -> IpAddr {
+        let claimant = self.id.clone();
+        self.refer(field, Referent::Vip { address: address.to_canonical(), claimant });
+        address
     }
 
     /// At most so many items.

@@ -2,15 +2,19 @@
 
 use super::decode::{Reference, Referent};
 use crate::model::{
-    Hostname, Kind, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceName, Service, ServiceKey, TargetRef, Waypoint,
+    Hostname, Kind, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceId, ResourceName, Service, ServiceKey, TargetRef, Waypoint,
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// What references can lead to.
 #[derive(Debug, Default)]
 pub(super) struct Index<'a> {
     services: BTreeMap<&'a ServiceKey, &'a Service>,
     hostnames: BTreeMap<&'a Hostname, Vec<&'a Service>>,
+    vips: BTreeMap<IpAddr, BTreeSet<&'a ResourceId>>,
     entries: BTreeMap<&'a ResourceName, Vec<&'a ServiceKey>>,
     waypoints: BTreeMap<&'a ResourceName, &'a Waypoint>,
     namespaces: BTreeMap<&'a Name, &'a NamespaceInfo>,
@@ -35,6 +39,9 @@ impl<'a> Index<'a> {
     fn service(&mut self, service: &'a Service) {
         self.services.insert(&service.key, service);
         self.hostnames.entry(&service.key.hostname).or_default().push(service);
+        for vip in &service.vips {
+            self.vips.entry(vip.to_canonical()).or_default().insert(&service.source);
+        }
         if service.source.kind == Kind::ServiceEntry {
             self.entries.entry(&service.source.name).or_default().push(&service.key);
         }
@@ -60,6 +67,10 @@ impl<'a> Index<'a> {
             },
             Referent::Parent { gateway, from } => self.gateway_problem(gateway, from, "Gateway"),
             Referent::Waypoint { gateway, from } => self.gateway_problem(gateway, from, "waypoint"),
+            Referent::Vip { address, claimant } => {
+                let other = self.vips.get(address).into_iter().flatten().find(|source| **source != claimant)?;
+                Some(format!("{address} is also an address of {other}"))
+            }
             Referent::Never(message) => Some(message.clone()),
         }
     }
@@ -98,6 +109,7 @@ impl<'a> Index<'a> {
                 | Referent::Hostname { .. }
                 | Referent::Parent { .. }
                 | Referent::Waypoint { .. }
+                | Referent::Vip { .. }
                 | Referent::Never(_) => continue,
             };
             for (service, port) in found {

@@ -52,3 +52,25 @@ fn a_mapped_address_names_its_workload() {
     assert_eq!(endpoint_addresses(&a), ["10.2.0.1:8080"]);
     assert!(snapshot.workload(IpAddr::from([10, 2, 0, 1])).is_some());
 }
+
+#[test]
+fn a_virtual_address_of_two_services_has_the_same_owner_in_both_modes() {
+    let entry = |name: &str| Service { source: ResourceId::new(Kind::ServiceEntry, "app", name), ..service("app", name, 1) };
+    let elsewhere = |waypoint| Service { waypoint, vips: vec![IpAddr::from([10, 1, 0, 1])], ..service("zoo", "z", 1) };
+    for (what, services, owner, is_served_here) in [
+        ("a Service before a ServiceEntry", vec![entry("a"), service("app", "b", 1)], key("app", "b"), true),
+        ("by key", vec![service("app", "b", 1), service("app", "a", 1)], key("app", "a"), true),
+        ("whatever the owner is bound to", vec![entry("a"), elsewhere(WaypointBinding::None)], key("zoo", "z"), false),
+    ] {
+        let mut mesh = app();
+        mesh.retain(|r| !matches!(r, Resource::Service(_)));
+        mesh.extend(services.into_iter().map(Resource::Service));
+        let snapshot = store(mesh.clone()).handle().load();
+        let destination = served(&snapshot, vip(1));
+        assert_eq!(destination.is_some(), is_served_here, "{what}");
+        assert!(destination.is_none_or(|d| matches!(&d.kind, DestinationKind::Service(key) if *key == owner)), "{what}");
+        let mut node = Store::new(NodeCompiler::new(Vec::new(), ROOT));
+        node.apply(mesh.into_iter().map(Change::Upsert));
+        assert_eq!(node.handle().load().service(vip(1).ip()).unwrap().service.key, owner, "{what}");
+    }
+}

@@ -130,6 +130,36 @@ fn directories_too_deep_to_be_read_are_told() {
 }
 
 #[test]
+fn a_virtual_address_has_one_owner_and_a_newcomer_is_withheld() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.1.0.1, ports: [{{name: http, port: 80}}]}}\n"
+        )
+    };
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  hosts: [a.example, b.example]\n  addresses: ['::ffff:10.1.0.1']\n  resolution: STATIC\n  ports: [{number: 80, name: http, protocol: HTTP}]\n";
+    let dir = Dir::with("m.yaml", entry);
+    let mut source = dir.source();
+    let batch = source.poll().unwrap();
+    assert_eq!((batch.changes.len(), batch.findings.len()), (2, 0), "two hosts of one entry share its address");
+    dir.write("n.yaml", &service("a"));
+    let batch = source.poll().unwrap();
+    assert_eq!((keys(&batch), batch.rejected), (Vec::new(), 1));
+    assert_eq!(
+        dir.texts(&batch.findings),
+        ["n.yaml:4:19: error: Service default/a: spec.clusterIP: 10.1.0.1 is also an address of ServiceEntry default/e"]
+    );
+    // It moves in one batch.
+    fs::remove_file(dir.path("m.yaml")).unwrap();
+    let batch = source.poll().unwrap();
+    assert_eq!((keys(&batch).len(), batch.findings.len()), (3, 0));
+    // At start nobody is the newcomer: both are named.
+    dir.write("m.yaml", entry);
+    let found = dir.texts(&load(dir.config()).findings);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].ends_with("addresses[0]: 10.1.0.1 is also an address of Service default/a"), "{found:?}");
+}
+
+#[test]
 fn a_truncated_file_keeps_what_it_held_and_recovers() {
     let text = format!("{REVIEWS}---\n{DENY}");
     let dir = Dir::with("a.yaml", &text);
