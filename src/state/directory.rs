@@ -14,7 +14,8 @@ use std::{
 /// What a service or a workload is bound to.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound<'a> {
-    /// No waypoint: none is named, the named one does not exist, or it does not take such traffic.
+    /// No waypoint: none is named, the named one does not exist, or it does not take such traffic
+    /// (`istio.io/waypoint-for`, `istio.io/for-service-account`).
     Nothing,
     /// This waypoint.
     To(&'a Arc<Waypoint>),
@@ -119,19 +120,29 @@ impl<'a> Directory<'a> {
 
     /// What a service is bound to, by its own label or its namespace's.
     pub fn service_waypoint(&self, service: &Service) -> Bound<'a> {
-        match self.named(&service.waypoint, &service.key.namespace) {
-            Some(waypoint) if waypoint.traffic.services() && !serves_gateway(service, waypoint) => {
-                self.judged(waypoint, &service.key.namespace)
-            }
-            Some(_) | None => Bound::Nothing,
-        }
+        let Some(waypoint) = self.named(&service.waypoint, &service.key.namespace) else { return Bound::Nothing };
+        let takes = waypoint.traffic.services() && !serves_gateway(service, waypoint) && self.is_of_account(service, waypoint);
+        if takes { self.judged(waypoint, &service.key.namespace) } else { Bound::Nothing }
     }
 
     /// What a workload is bound to. A waypoint's own pods are bound to nothing.
     pub fn workload_waypoint(&self, workload: &Workload) -> Bound<'a> {
-        match self.named(&workload.waypoint, &workload.namespace) {
-            Some(waypoint) if waypoint.traffic.workloads() && workload.gateway.is_none() => self.judged(waypoint, &workload.namespace),
-            Some(_) | None => Bound::Nothing,
+        let Some(waypoint) = self.named(&workload.waypoint, &workload.namespace) else { return Bound::Nothing };
+        let takes = waypoint.traffic.workloads() && workload.gateway.is_none() && runs_as_its_account(workload, waypoint);
+        if takes { self.judged(waypoint, &workload.namespace) } else { Bound::Nothing }
+    }
+
+    /// Whether a service is one of those that a waypoint for one service account takes: it has a
+    /// workload of that account. With none at all (scaled to zero) it is not known; its own label is
+    /// then believed, so that the service is unavailable rather than unguarded.
+    fn is_of_account(&self, service: &Service, waypoint: &Waypoint) -> bool {
+        if waypoint.service_account.is_none() {
+            return true;
+        }
+        let workloads = self.workloads_of(service);
+        match workloads.is_empty() {
+            true => matches!(service.waypoint, WaypointBinding::To(_)),
+            false => workloads.iter().any(|w| runs_as_its_account(w, waypoint)),
         }
     }
 
@@ -242,6 +253,11 @@ impl<'a> Directory<'a> {
 /// The Service in front of a waypoint's own pods must not be bound to that waypoint: a loop.
 fn serves_gateway(service: &Service, waypoint: &Waypoint) -> bool {
     service.source.name == waypoint.name
+}
+
+fn runs_as_its_account(workload: &Workload, waypoint: &Waypoint) -> bool {
+    let runs_as = |account: &Name| workload.identity.service_account() == &**account && workload.namespace == waypoint.name.namespace;
+    waypoint.service_account.as_ref().is_none_or(runs_as)
 }
 
 /// Whether every label of a workload selector is there; an empty one selects nothing.

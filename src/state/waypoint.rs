@@ -244,21 +244,11 @@ impl Run<'_> {
     }
 
     fn serves(&self, service: &Service) -> bool {
-        if !self.directory.service_waypoint(service).is_to(self.waypoint) {
-            return false;
-        }
-        // A waypoint for one service account serves the services that have a workload of it.
-        self.waypoint.service_account.as_ref().is_none_or(|account| {
-            let runs_as = |w: &&Arc<Workload>| w.identity.service_account() == &**account && w.namespace == self.waypoint.name.namespace;
-            self.directory.workloads_of(service).iter().any(runs_as)
-        })
+        self.directory.service_waypoint(service).is_to(self.waypoint)
     }
 
     fn serves_workload(&self, workload: &Workload) -> bool {
         self.directory.workload_waypoint(workload).is_to(self.waypoint)
-            && self.waypoint.service_account.as_ref().is_none_or(|account| {
-                workload.identity.service_account() == &**account && workload.namespace == self.waypoint.name.namespace
-            })
     }
 
     fn service(&mut self, service: &Service, snapshot: &mut WaypointSnapshot) {

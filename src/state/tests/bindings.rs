@@ -70,3 +70,38 @@ fn only_a_missing_gateway_or_one_for_other_traffic_is_no_waypoint() {
     assert_eq!(service_seen(missing, vip(1)), "direct");
     assert!(!store(mesh(TrafficType::All, AllowedNamespaces::None)).handle().load().bound);
 }
+
+#[test]
+fn a_ztunnel_sends_to_a_waypoint_for_one_account_only_what_that_serves() {
+    let mesh = |own: WaypointBinding, pods: &[(&str, u8)]| {
+        let mut mesh = vec![
+            Resource::Namespace(namespace("app", to_waypoint())),
+            Resource::Waypoint(Waypoint { service_account: Some("a".into()), traffic: TrafficType::All, ..waypoint() }),
+            Resource::Service(Service {
+                waypoint: own,
+                selector: Some(Labels::from([("app".into(), "s".into())])),
+                ..service("app", "s", 1)
+            }),
+        ];
+        mesh.extend(
+            pods.iter().map(|(account, ip)| Resource::Workload(Workload { labels: labels(&[("app", "s")]), ..pod("app", account, *ip) })),
+        );
+        mesh
+    };
+    for (what, own, pods, want) in [
+        ("runs as it", WaypointBinding::Inherit, &[("a", 1)][..], "waypoint"),
+        ("one of its pods does", WaypointBinding::Inherit, &[("a", 1), ("b", 2)], "waypoint"),
+        ("runs as another", to_waypoint(), &[("b", 2)], "direct"),
+        ("scaled to zero, bound itself", to_waypoint(), &[], "waypoint"),
+        ("scaled to zero, bound through the namespace", WaypointBinding::Inherit, &[], "direct"),
+    ] {
+        let mesh = mesh(own, pods);
+        assert_eq!(service_seen(mesh.clone(), vip(1)), want, "{what}");
+        assert_eq!(is_served(mesh.clone(), vip(1)), want == "waypoint", "{what}");
+        for (account, ip) in pods {
+            let want = if *account == "a" { "waypoint" } else { "direct" };
+            assert_eq!(workload_seen(mesh.clone(), *ip), want, "{what}: {account}");
+            assert_eq!(is_served(mesh.clone(), SocketAddr::from(([10, 2, 0, *ip], 1))), want == "waypoint", "{what}: {account}");
+        }
+    }
+}
