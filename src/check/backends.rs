@@ -71,5 +71,5 @@ fn is_mixed(mesh: &Mesh, service: &Service, account: &crate::model::ResourceName
 }
 
 fn by_address(mesh: &Mesh, address: IpAddr) -> Option<&Arc<Workload>> {
-    mesh.workloads.values().find(|w| !w.host_network && w.addresses.contains(&address))
+    mesh.workloads.values().find(|w| !w.host_network && w.addresses.iter().any(|a| a.to_canonical() == address.to_canonical()))
 }

@@ -37,9 +37,9 @@ fn governs(policy: &AuthorizationPolicy, root_namespace: &str, namespace: &str) 
 
 fn exists(mesh: &Mesh, reference: &TargetRef) -> bool {
     match reference {
-        TargetRef::Gateway(name) => mesh.waypoints.contains_key(name),
+        TargetRef::Gateway(name) => mesh.waypoints.get(name).is_some_and(|w| w.is_usable()),
         TargetRef::Service(key) => mesh.services.contains_key(key),
-        TargetRef::GatewayClass(class) => mesh.waypoints.values().any(|w| w.class == *class),
+        TargetRef::GatewayClass(class) => mesh.waypoints.values().any(|w| w.class == *class && w.is_usable()),
     }
 }
 

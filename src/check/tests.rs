@@ -167,6 +167,16 @@ fn a_service_bound_to_a_waypoint_for_workloads_is_told() {
 }
 
 #[test]
+fn a_binding_to_a_gateway_that_is_no_waypoint_is_told() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: s, labels: {istio.io/use-waypoint: w}}\nspec: {ports: [{port: 80}]}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: w}\nspec:\n  gatewayClassName: nginx\n  listeners: [{name: web, port: 80, protocol: HTTP}]\n";
+    let expected = [
+        "3:53: warning: Service default/s: metadata.labels[\"istio.io/use-waypoint\"]: Gateway default/w is no waypoint (it needs a listener with port 15008 and protocol HBONE): ztunnels refuse this traffic",
+        "6:1: warning: Gateway class \"nginx\" is not a waypoint class; skipped",
+    ];
+    assert_eq!(texts(text), expected);
+}
+
+#[test]
 fn mixed_service_accounts_behind_a_route_are_told() {
     let by_account = route("  - backendRefs: [{name: a, port: 80}]\n").replace("kind: Service, name: a", "kind: ServiceAccount, name: x");
     assert_eq!(texts(&(by_account.clone() + &served())), Vec::<String>::new());

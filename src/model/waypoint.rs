@@ -23,6 +23,33 @@ pub struct Waypoint {
     pub allowed: AllowedNamespaces,
 }
 
+/// Label that every namespace has, whether a manifest writes it or not.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+impl Waypoint {
+    /// Whether a namespace may bind to it; `info` is what is known of that namespace. The only place
+    /// that judges this: a check that says yes where the data path says no would lead around the
+    /// waypoint.
+    pub fn admits(&self, namespace: &str, info: Option<&NamespaceInfo>) -> bool {
+        let has = |(key, wanted): (&Name, &Name)| match info.and_then(|i| i.labels.get(key)) {
+            Some(found) => found == wanted,
+            None => **key == *NAMESPACE_NAME && **wanted == *namespace,
+        };
+        match &self.allowed {
+            AllowedNamespaces::All => true,
+            AllowedNamespaces::Same => *self.name.namespace == *namespace,
+            // An empty selector selects everything (LabelSelector of Kubernetes).
+            AllowedNamespaces::Selector(labels) => labels.iter().all(has),
+            AllowedNamespaces::None => false,
+        }
+    }
+
+    /// Whether it can be a waypoint at all.
+    pub fn is_usable(&self) -> bool {
+        self.allowed != AllowedNamespaces::None
+    }
+}
+
 /// An address of a waypoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaypointAddress {
@@ -66,6 +93,8 @@ pub enum AllowedNamespaces {
     All,
     /// Those with these labels.
     Selector(Labels),
+    /// Not one: the Gateway is there, but it is invalid or has no listener for HBONE.
+    None,
 }
 
 /// What the labels `istio.io/use-waypoint` and `istio.io/use-waypoint-namespace` say.

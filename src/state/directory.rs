@@ -2,8 +2,8 @@
 
 use super::{Hop, UpstreamEndpoint};
 use crate::model::{
-    AllowedNamespaces, Endpoint, Endpoints, Health, Labels, Mesh, Name, ResourceName, Service, ServiceKey, ServicePort, TargetPort,
-    TunnelProtocol, Waypoint, WaypointAddress, WaypointBinding, Workload,
+    Endpoint, Endpoints, Health, Hostname, Kind, Labels, Mesh, Name, Service, ServiceKey, ServicePort, TargetPort, TunnelProtocol,
+    Waypoint, WaypointAddress, WaypointBinding, Workload,
 };
 use std::{
     collections::HashMap,
@@ -11,11 +11,44 @@ use std::{
     sync::Arc,
 };
 
+/// What a service or a workload is bound to.
+#[derive(Debug, Clone, Copy)]
+pub enum Bound<'a> {
+    /// No waypoint: none is named, the named one does not exist, or it does not take such traffic
+    /// (`istio.io/waypoint-for`, `istio.io/for-service-account`).
+    Nothing,
+    /// This waypoint.
+    To(&'a Arc<Waypoint>),
+    /// A Gateway that is there but may not be used. Never the same as none: traffic that was to be
+    /// judged must not go around the judge.
+    Barred(&'a Arc<Waypoint>, Barred),
+}
+
+/// Why a Gateway may not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Barred {
+    /// Its listener does not allow the namespace.
+    #[error("the waypoint does not allow this namespace")]
+    NotAdmitted,
+    /// It is invalid or has no HBONE listener.
+    #[error("the Gateway that is named as waypoint cannot be one")]
+    Unusable,
+}
+
+impl Bound<'_> {
+    /// Whether it is this waypoint.
+    pub(super) fn is_to(self, waypoint: &Waypoint) -> bool {
+        matches!(self, Self::To(bound) if bound.name == waypoint.name)
+    }
+}
+
 /// Indexes over one [`Mesh`], made once for each compilation.
 #[derive(Debug)]
 pub struct Directory<'a> {
     mesh: &'a Mesh,
     by_address: HashMap<IpAddr, &'a Arc<Workload>>,
+    by_vip: HashMap<IpAddr, &'a Arc<Service>>,
+    by_host: HashMap<&'a Hostname, &'a Arc<Service>>,
     endpoints: HashMap<&'a ServiceKey, Vec<&'a Endpoints>>,
     by_namespace: HashMap<&'a str, Vec<&'a Arc<Workload>>>,
 }
@@ -29,7 +62,7 @@ impl<'a> Directory<'a> {
             by_namespace.entry(&workload.namespace).or_default().push(workload);
             // A host-network workload's address is the node's: it names nobody.
             for address in workload.addresses.iter().filter(|_| !workload.host_network) {
-                let slot = by_address.entry(*address).or_insert(workload);
+                let slot = by_address.entry(address.to_canonical()).or_insert(workload);
                 if is_preferred(workload, slot) {
                     *slot = workload;
                 }
@@ -39,7 +72,35 @@ impl<'a> Directory<'a> {
         for group in mesh.endpoints.values() {
             endpoints.entry(&group.service).or_default().push(&**group);
         }
-        Self { mesh, by_address, endpoints, by_namespace }
+        let (mut by_vip, mut by_host) = (HashMap::new(), HashMap::new());
+        let mut services: Vec<&Arc<Service>> = mesh.services.values().collect();
+        // The sort is stable: within a kind it stays with the order of the keys.
+        services.sort_by_key(|s| s.source.kind != Kind::Service);
+        for service in services {
+            by_host.entry(&service.key.hostname).or_insert(service);
+            for vip in &service.vips {
+                by_vip.entry(vip.to_canonical()).or_insert(service);
+            }
+        }
+        Self { mesh, by_address, by_vip, by_host, endpoints, by_namespace }
+    }
+
+    /// The service that owns a virtual address. Should several claim it, a Kubernetes Service comes
+    /// before a ServiceEntry, then the order of the keys decides: the same in every mode, or a ztunnel
+    /// would send to a waypoint what that does not serve.
+    pub fn service_at(&self, vip: IpAddr) -> Option<&'a Arc<Service>> {
+        self.by_vip.get(&vip.to_canonical()).copied()
+    }
+
+    /// The service of a host name; of several, the first as in [`service_at`](Self::service_at).
+    pub fn service_of(&self, host: &Hostname) -> Option<&'a Arc<Service>> {
+        self.by_host.get(host).copied()
+    }
+
+    /// The virtual addresses that a service owns.
+    pub(super) fn vips(&self, service: &Service) -> impl Iterator<Item = IpAddr> {
+        let is_owner = |vip: &IpAddr| self.service_at(*vip).is_some_and(|owner| owner.key == service.key);
+        service.vips.iter().map(IpAddr::to_canonical).filter(is_owner)
     }
 
     /// The mesh itself.
@@ -57,52 +118,53 @@ impl<'a> Directory<'a> {
         self.by_address.iter().map(|(a, w)| (*a, *w))
     }
 
-    /// The waypoint that a service is bound to, by its own label or its namespace's.
-    pub fn service_waypoint(&self, service: &Service) -> Option<&'a Arc<Waypoint>> {
-        let waypoint = self.bound(&service.waypoint, &service.key.namespace)?;
-        (waypoint.traffic.services() && !self.serves_gateway(service, waypoint)).then_some(waypoint)
+    /// What a service is bound to, by its own label or its namespace's.
+    pub fn service_waypoint(&self, service: &Service) -> Bound<'a> {
+        let Some(waypoint) = self.named(&service.waypoint, &service.key.namespace) else { return Bound::Nothing };
+        let takes = waypoint.traffic.services() && !serves_gateway(service, waypoint) && self.is_of_account(service, waypoint);
+        if takes { self.judged(waypoint, &service.key.namespace) } else { Bound::Nothing }
     }
 
-    /// The waypoint that a workload is bound to. A waypoint's own pods are bound to none.
-    pub fn workload_waypoint(&self, workload: &Workload) -> Option<&'a Arc<Waypoint>> {
-        if workload.gateway.is_some() {
-            return None;
+    /// What a workload is bound to. A waypoint's own pods are bound to nothing.
+    pub fn workload_waypoint(&self, workload: &Workload) -> Bound<'a> {
+        let Some(waypoint) = self.named(&workload.waypoint, &workload.namespace) else { return Bound::Nothing };
+        let takes = waypoint.traffic.workloads() && workload.gateway.is_none() && runs_as_its_account(workload, waypoint);
+        if takes { self.judged(waypoint, &workload.namespace) } else { Bound::Nothing }
+    }
+
+    /// Whether a service is one of those that a waypoint for one service account takes: it has a
+    /// workload of that account. With none at all (scaled to zero) it is not known; its own label is
+    /// then believed, so that the service is unavailable rather than unguarded.
+    fn is_of_account(&self, service: &Service, waypoint: &Waypoint) -> bool {
+        if waypoint.service_account.is_none() {
+            return true;
         }
-        let waypoint = self.bound(&workload.waypoint, &workload.namespace)?;
-        waypoint.traffic.workloads().then_some(waypoint)
+        let workloads = self.workloads_of(service);
+        match workloads.is_empty() {
+            true => matches!(service.waypoint, WaypointBinding::To(_)),
+            false => workloads.iter().any(|w| runs_as_its_account(w, waypoint)),
+        }
     }
 
-    /// The name in a binding that leads to no usable waypoint, for reports.
-    pub fn binding(&self, binding: &WaypointBinding, namespace: &Name) -> Option<ResourceName> {
+    /// The Gateway that a binding names, if it exists.
+    fn named(&self, binding: &WaypointBinding, namespace: &Name) -> Option<&'a Arc<Waypoint>> {
+        let of_namespace = || self.mesh.namespaces.get(namespace).map(|n| &n.waypoint);
+        let binding = if *binding == WaypointBinding::Inherit { of_namespace()? } else { binding };
         match binding {
-            WaypointBinding::None => None,
-            WaypointBinding::To(name) => Some(name.clone()),
-            WaypointBinding::Inherit => match &self.mesh.namespaces.get(namespace)?.waypoint {
-                WaypointBinding::To(name) => Some(name.clone()),
-                WaypointBinding::None | WaypointBinding::Inherit => None,
-            },
+            WaypointBinding::To(name) => self.mesh.waypoints.get(name),
+            WaypointBinding::None | WaypointBinding::Inherit => None,
         }
     }
 
-    fn bound(&self, binding: &WaypointBinding, namespace: &Name) -> Option<&'a Arc<Waypoint>> {
-        let name = self.binding(binding, namespace)?;
-        let waypoint = self.mesh.waypoints.get(&name)?;
-        self.admits(waypoint, namespace).then_some(waypoint)
-    }
-
-    fn admits(&self, waypoint: &Waypoint, namespace: &Name) -> bool {
-        match &waypoint.allowed {
-            AllowedNamespaces::All => true,
-            AllowedNamespaces::Same => waypoint.name.namespace == *namespace,
-            AllowedNamespaces::Selector(labels) => {
-                self.mesh.namespaces.get(namespace).is_some_and(|n| selects(labels, &n.labels)) || waypoint.name.namespace == *namespace
-            }
+    fn judged(&self, waypoint: &'a Arc<Waypoint>, namespace: &Name) -> Bound<'a> {
+        let info = self.mesh.namespaces.get(namespace).map(|n| &**n);
+        if !waypoint.is_usable() {
+            Bound::Barred(waypoint, Barred::Unusable)
+        } else if !waypoint.admits(namespace, info) {
+            Bound::Barred(waypoint, Barred::NotAdmitted)
+        } else {
+            Bound::To(waypoint)
         }
-    }
-
-    /// The Service in front of a waypoint's own pods must not be bound to that waypoint: a loop.
-    fn serves_gateway(&self, service: &Service, waypoint: &Waypoint) -> bool {
-        service.source.name == waypoint.name
     }
 
     /// The endpoints of a service port that may receive traffic.
@@ -147,37 +209,58 @@ impl<'a> Directory<'a> {
             None if endpoint.ports.is_empty() => target(port, workload.map(|w| &**w))?,
             None => return None,
         };
-        Some(upstream_endpoint(SocketAddr::new(endpoint.address, number), workload))
+        Some(self.reach(SocketAddr::new(endpoint.address, number), workload))
     }
 
     fn of_workload(&self, workload: &'a Arc<Workload>, port: &ServicePort) -> Option<UpstreamEndpoint> {
         let number = target(port, Some(workload))?;
         let address = workload.addresses.first()?;
-        Some(upstream_endpoint(SocketAddr::new(*address, number), Some(workload)))
+        Some(self.reach(SocketAddr::new(*address, number), Some(workload)))
     }
 
     /// How a workload is reached directly.
     pub fn direct(&self, address: SocketAddr) -> UpstreamEndpoint {
-        upstream_endpoint(address, self.workload(address.ip()))
+        self.reach(address, None)
+    }
+
+    /// How an address is reached that is said to be this workload's. A workload that speaks HBONE at
+    /// that address is believed before the endpoint: what an endpoint names may be stale or simply
+    /// another resource, and a workload that speaks HBONE is never reached in plaintext.
+    fn reach(&self, address: SocketAddr, said: Option<&'a Arc<Workload>>) -> UpstreamEndpoint {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let there = self.workload(address.ip());
+        let workload = there.filter(|w| w.protocol == TunnelProtocol::Hbone).or(said).or(there);
+        let hop = match workload {
+            Some(w) if w.protocol == TunnelProtocol::Hbone => Hop::Hbone([w.identity.clone()].into()),
+            Some(_) | None => Hop::Plain,
+        };
+        UpstreamEndpoint::new(address, hop, workload.cloned())
     }
 
     /// The service that an address of a waypoint, or failing that its name, leads to.
     pub fn waypoint_service(&self, waypoint: &Waypoint) -> Option<&'a Arc<Service>> {
         let by_address = waypoint.addresses.iter().find_map(|address| match address {
-            WaypointAddress::Ip(ip) => self.mesh.services.values().find(|s| s.vips.contains(ip)),
-            WaypointAddress::Hostname(host) => self.mesh.services.values().find(|s| s.key.hostname == *host),
+            WaypointAddress::Ip(ip) => self.service_at(*ip),
+            WaypointAddress::Hostname(host) => self.service_of(host),
         });
         by_address.or_else(|| {
             let unaddressed = waypoint.addresses.is_empty();
-            self.mesh
-                .services
-                .values()
-                .find(|s| unaddressed && s.source.kind == crate::model::Kind::Service && s.source.name == waypoint.name)
+            self.mesh.services.values().find(|s| unaddressed && s.source.kind == Kind::Service && s.source.name == waypoint.name)
         })
     }
 }
 
-/// Whether every label of a selector is there.
+/// The Service in front of a waypoint's own pods must not be bound to that waypoint: a loop.
+fn serves_gateway(service: &Service, waypoint: &Waypoint) -> bool {
+    service.source.name == waypoint.name
+}
+
+fn runs_as_its_account(workload: &Workload, waypoint: &Waypoint) -> bool {
+    let runs_as = |account: &Name| workload.identity.service_account() == &**account && workload.namespace == waypoint.name.namespace;
+    waypoint.service_account.as_ref().is_none_or(runs_as)
+}
+
+/// Whether every label of a workload selector is there; an empty one selects nothing.
 pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
 }
@@ -193,12 +276,4 @@ fn target(port: &ServicePort, workload: Option<&Workload>) -> Option<u16> {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => workload?.ports.iter().find(|(n, _)| n == name).map(|(_, number)| *number),
     }
-}
-
-fn upstream_endpoint(address: SocketAddr, workload: Option<&Arc<Workload>>) -> UpstreamEndpoint {
-    let hop = match workload {
-        Some(w) if w.protocol == TunnelProtocol::Hbone => Hop::Hbone([w.identity.clone()].into()),
-        Some(_) | None => Hop::Plain,
-    };
-    UpstreamEndpoint::new(address, hop, workload.cloned())
 }

@@ -15,7 +15,7 @@ mod tests;
 mod waypoint;
 
 pub use change::Change;
-pub use directory::Directory;
+pub use directory::{Barred, Bound, Directory};
 pub use endpoints::{EndpointSet, Hop, InFlight, Upstream, UpstreamEndpoint, Upstreams};
 pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, WaypointRoute};
 pub use plan::{BackendPlan, Backends, CompiledRules, Destination, DestinationKind, RetryPlan, RulePlan};

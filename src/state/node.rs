@@ -1,6 +1,6 @@
 //! The ztunnel's view: every service and workload by address, and L4 policies for its own.
 
-use super::{Compile, Directory, Hop, Upstream, Upstreams, directory::selects};
+use super::{Barred, Bound, Compile, Directory, Hop, Upstream, Upstreams, directory::selects};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
@@ -54,8 +54,9 @@ pub struct NodeWorkload {
 pub struct WaypointRoute {
     /// The Gateway.
     pub name: ResourceName,
-    /// Its instances. None ready: traffic fails, it never goes around the waypoint.
-    pub upstream: Arc<Upstream>,
+    /// Its instances, or why it may not be used. Barred or none ready: traffic fails, it never goes
+    /// around the waypoint.
+    pub upstream: Result<Arc<Upstream>, Barred>,
 }
 
 impl NodeSnapshot {
@@ -111,7 +112,7 @@ impl NodeCompiler {
             (port.port, self.upstreams.update(&service.key, port.port, port.protocol, endpoints))
         });
         let ports = ports.collect();
-        let waypoint = directory.service_waypoint(service).map(|w| self.waypoint(directory, w));
+        let waypoint = self.route(directory, directory.service_waypoint(service));
         NodeService { service: service.clone(), waypoint, ports }
     }
 
@@ -119,7 +120,7 @@ impl NodeCompiler {
         let is_local = self.local.contains(&workload.uid);
         let policies = directory.mesh().policies.values().filter(|p| is_local && self.applies(p, workload)).map(|p| &**p);
         let rules = Arc::new(Ruleset::compile(policies, Layer::Ztunnel));
-        let waypoint = directory.workload_waypoint(workload).map(|w| self.waypoint(directory, w));
+        let waypoint = self.route(directory, directory.workload_waypoint(workload));
         let hop = match workload.protocol {
             crate::model::TunnelProtocol::Hbone => Hop::Hbone([workload.identity.clone()].into()),
             crate::model::TunnelProtocol::None => Hop::Plain,
@@ -127,8 +128,16 @@ impl NodeCompiler {
         NodeWorkload { workload: workload.clone(), waypoint, hop, rules }
     }
 
-    fn waypoint(&mut self, directory: &Directory<'_>, waypoint: &Waypoint) -> WaypointRoute {
-        let upstream = match directory.waypoint_service(waypoint).and_then(|s| s.port(waypoint.port).map(|port| (s, port))) {
+    fn route(&mut self, directory: &Directory<'_>, bound: Bound<'_>) -> Option<WaypointRoute> {
+        match bound {
+            Bound::Nothing => None,
+            Bound::To(waypoint) => Some(WaypointRoute { name: waypoint.name.clone(), upstream: Ok(self.waypoint(directory, waypoint)) }),
+            Bound::Barred(waypoint, reason) => Some(WaypointRoute { name: waypoint.name.clone(), upstream: Err(reason) }),
+        }
+    }
+
+    fn waypoint(&mut self, directory: &Directory<'_>, waypoint: &Waypoint) -> Arc<Upstream> {
+        match directory.waypoint_service(waypoint).and_then(|s| s.port(waypoint.port).map(|port| (s, port))) {
             Some((service, port)) => {
                 let endpoints = directory.endpoints(service, port);
                 self.upstreams.update(&service.key, port.port, port.protocol, endpoints)
@@ -141,8 +150,7 @@ impl NodeCompiler {
                 let name = format!("outbound|{}||{}", waypoint.port, waypoint.name).into();
                 Arc::new(Upstream::fixed(None, waypoint.port, AppProtocol::Tcp, name, ips.collect()))
             }
-        };
-        WaypointRoute { name: waypoint.name.clone(), upstream }
+        }
     }
 
     /// Which policies a ztunnel enforces in front of a workload: those of its namespace and of the
@@ -166,10 +174,10 @@ impl Compile for NodeCompiler {
         let mut snapshot = NodeSnapshot { version, ..NodeSnapshot::default() };
         for service in mesh.services.values() {
             let entry = Arc::new(self.service(&directory, service));
-            for vip in &service.vips {
-                snapshot.services.entry(vip.to_canonical()).or_insert_with(|| entry.clone());
+            snapshot.services.extend(directory.vips(service).map(|vip| (vip, entry.clone())));
+            if directory.service_of(&service.key.hostname).is_some_and(|owner| owner.key == service.key) {
+                snapshot.hosts.insert(service.key.hostname.clone(), entry);
             }
-            snapshot.hosts.entry(service.key.hostname.clone()).or_insert(entry);
         }
         for workload in mesh.workloads.values() {
             let entry = Arc::new(self.workload(&directory, workload));

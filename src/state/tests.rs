@@ -1,5 +1,8 @@
 //! Compiling model values: what is bound, what is in scope, what is kept from one time to the next.
 
+mod bindings;
+mod endpoints;
+
 use super::*;
 use crate::{
     authz::Attributes,

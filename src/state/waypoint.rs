@@ -82,7 +82,7 @@ impl WaypointSnapshot {
 
     /// The workload at an address: the source of a request, for telemetry.
     pub fn workload(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.known.get(&address)
+        self.known.get(&address.to_canonical())
     }
 
     /// The services that are served.
@@ -171,7 +171,7 @@ impl Compile for WaypointCompiler {
     type Snapshot = WaypointSnapshot;
 
     fn compile(&mut self, mesh: &Mesh, version: u64) -> WaypointSnapshot {
-        let Some(waypoint) = mesh.waypoints.get(&self.gateway) else {
+        let Some(waypoint) = mesh.waypoints.get(&self.gateway).filter(|w| w.is_usable()) else {
             return WaypointSnapshot { version, ..WaypointSnapshot::default() };
         };
         let directory = Directory::new(mesh);
@@ -244,32 +244,23 @@ impl Run<'_> {
     }
 
     fn serves(&self, service: &Service) -> bool {
-        if self.directory.service_waypoint(service).is_none_or(|w| w.name != self.waypoint.name) {
-            return false;
-        }
-        // A waypoint for one service account serves the services that have a workload of it.
-        self.waypoint.service_account.as_ref().is_none_or(|account| {
-            let runs_as = |w: &&Arc<Workload>| w.identity.service_account() == &**account && w.namespace == self.waypoint.name.namespace;
-            self.directory.workloads_of(service).iter().any(runs_as)
-        })
+        self.directory.service_waypoint(service).is_to(self.waypoint)
     }
 
     fn serves_workload(&self, workload: &Workload) -> bool {
-        self.directory.workload_waypoint(workload).is_some_and(|w| w.name == self.waypoint.name)
-            && self.waypoint.service_account.as_ref().is_none_or(|account| {
-                workload.identity.service_account() == &**account && workload.namespace == self.waypoint.name.namespace
-            })
+        self.directory.workload_waypoint(workload).is_to(self.waypoint)
     }
 
     fn service(&mut self, service: &Service, snapshot: &mut WaypointSnapshot) {
-        snapshot.vips.extend(service.vips.iter().map(IpAddr::to_canonical));
+        let vips: Vec<IpAddr> = self.directory.vips(service).collect();
+        snapshot.vips.extend(&vips);
         let rules = self.policies(Some(service), &service.key.namespace);
         let account = self.service_account(service);
         for port in &service.ports {
             let upstream = self.upstream(&service.key, port.port).expect("the port is declared");
             let routes = self.routes(Some((&service.key, port.port)), account.as_ref());
-            for vip in &service.vips {
-                let address = SocketAddr::new(vip.to_canonical(), port.port);
+            for vip in &vips {
+                let address = SocketAddr::new(*vip, port.port);
                 let destination = Arc::new(Destination {
                     kind: DestinationKind::Service(service.key.clone()),
                     address,
@@ -390,8 +381,7 @@ impl Run<'_> {
         match target {
             BackendTarget::Service { service, port } => self.upstream(service, *port),
             BackendTarget::Hostname { hostname, port } => {
-                let services = &self.directory.mesh().services;
-                let key = services.keys().find(|key| key.hostname == *hostname)?.clone();
+                let key = self.directory.service_of(hostname)?.key.clone();
                 self.upstream(&key, *port)
             }
             BackendTarget::Invalid => None,

@@ -59,7 +59,7 @@ impl From<Unresolved> for OpenError {
     fn from(error: Unresolved) -> Self {
         match error {
             Unresolved::Loop => Self::Loop,
-            Unresolved::NoWaypoint | Unresolved::NoEndpoint | Unresolved::UndeclaredPort => Self::Unresolved(error),
+            Unresolved::NoWaypoint | Unresolved::Barred(_) | Unresolved::NoEndpoint | Unresolved::UndeclaredPort => Self::Unresolved(error),
         }
     }
 }

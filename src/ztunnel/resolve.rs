@@ -8,7 +8,7 @@ use crate::{
     balance,
     hbone::HBONE_PORT,
     model::{Identity, ResourceName, Service, Workload},
-    state::{Hop, NodeService, NodeSnapshot, NodeWorkload, Upstream, UpstreamEndpoint, WaypointRoute},
+    state::{Barred, Hop, NodeService, NodeSnapshot, NodeWorkload, Upstream, UpstreamEndpoint, WaypointRoute},
     transport::socket::canonical,
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -80,6 +80,9 @@ pub enum Unresolved {
     /// No instance of the waypoint is ready, or none has a known identity.
     #[error("no healthy waypoint")]
     NoWaypoint,
+    /// The waypoint may not be used.
+    #[error(transparent)]
+    Barred(#[from] Barred),
     /// The service has no ready endpoint.
     #[error("no healthy upstream")]
     NoEndpoint,
@@ -165,7 +168,8 @@ fn to_workload(workload: &NodeWorkload, source: Source<'_>, dst: SocketAddr, tri
 }
 
 fn to_waypoint(waypoint: &WaypointRoute, dst: SocketAddr, tried: &[SocketAddr]) -> Result<NextHop, Unresolved> {
-    let endpoint = pick(&waypoint.upstream, tried, |e| identities(e).is_some()).ok_or(Unresolved::NoWaypoint)?;
+    let upstream = waypoint.upstream.as_ref().map_err(|barred| *barred)?;
+    let endpoint = pick(upstream, tried, |e| identities(e).is_some()).ok_or(Unresolved::NoWaypoint)?;
     let destinations = identities(&endpoint).ok_or(Unresolved::NoWaypoint)?;
     let tunnel = Tunnel { address: endpoint.address, destinations, authority: dst };
     Ok(NextHop::Waypoint { gateway: waypoint.name.clone(), endpoint, tunnel })
@@ -205,7 +209,7 @@ fn is_waypoint(workload: &Workload, gateway: &ResourceName) -> bool {
 }
 
 fn leads_back(source: Source<'_>, address: SocketAddr) -> bool {
-    let is_own = address.ip().is_loopback() || source.workload.addresses.contains(&address.ip());
+    let is_own = address.ip().is_loopback() || source.workload.addresses.iter().any(|own| own.to_canonical() == address.ip());
     is_own && source.own.serves(address)
 }
 

@@ -57,7 +57,7 @@ fn vips(cx: &mut Cx<'_>, spec: &ServiceSpec) -> Vec<IpAddr> {
     }
     // "None" is how a Service says that it is headless.
     texts.retain(|(_, ip)| !ip.is_empty() && *ip != "None");
-    texts.into_iter().filter_map(|(field, ip)| cx.ip(&field, ip)).collect()
+    texts.into_iter().filter_map(|(field, ip)| cx.ip(&field, ip).map(|ip| cx.claim(&field, ip))).collect()
 }
 
 fn service_ports(cx: &mut Cx<'_>, ports: &[KubePort]) -> Vec<ServicePort> {

@@ -4,10 +4,10 @@ use super::{
     Config, core, gateway, pod, policy, route, service_entry, workload_entry,
     yaml::{self, Node, Position, Value},
 };
-use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, WaypointBinding};
+use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, Waypoint, WaypointBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 /// A finding about one object, already placed in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(super) enum Referent {
     Parent { gateway: ResourceName, from: Name },
     /// A waypoint that admits this namespace.
     Waypoint { gateway: ResourceName, from: Name },
+    /// A virtual address that no other resource claims.
+    Vip { address: IpAddr, claimant: ResourceId },
     /// Nothing can provide it.
     Never(String),
 }
@@ -61,7 +63,7 @@ pub(super) enum Object {
     /// One of our kinds.
     Ours(Box<Decoded>),
     /// Of no concern to us; with the kind and the reason to tell once.
-    Skipped { kind: String, at: Position, gateway: Option<ResourceName>, reason: String },
+    Skipped { kind: String, at: Position, gateway: Option<Box<Waypoint>>, reason: String },
     /// No Kubernetes object at all.
     Nameless { at: Position, field: String, message: String, mentions_policy: bool },
 }
@@ -74,7 +76,8 @@ pub(super) struct Decoded {
     pub(super) node: Node,
     /// None when there are errors.
     pub(super) version: Option<Version>,
-    /// What serves when there is neither a version nor a last good one: a policy that denies.
+    /// What serves when there is neither a version nor a last good one: a policy that denies, a
+    /// waypoint that nobody may use.
     pub(super) fallback: Option<Resource>,
     pub(super) issues: Vec<Issue>,
     /// The Gateways that an HTTPRoute is attached to, when it is attached to nothing else.
@@ -169,10 +172,21 @@ fn decode_kind(kind: Kind, cx: &mut Cx<'_>) -> Option<Outcome> {
 fn finish(kind: Kind, cx: Cx<'_>, outcome: Option<Outcome>) -> Object {
     if let Some(Outcome::Foreign(class)) = &outcome {
         let reason = format!("Gateway class {class:?} is not a waypoint class; skipped");
-        return Object::Skipped { kind: format!("Gateway/{class}"), at: cx.node.at, gateway: Some(cx.id.name), reason };
+        return Object::Skipped {
+            kind: format!("Gateway/{class}"),
+            at: cx.node.at,
+            gateway: Some(Box::new(gateway::unusable(&cx))),
+            reason,
+        };
     }
     let failed = cx.failed();
-    let fallback = (failed && kind == Kind::AuthorizationPolicy).then(|| policy::denying(&cx));
+    let fallback = if !failed {
+        None
+    } else if kind == Kind::AuthorizationPolicy {
+        Some(policy::denying(&cx))
+    } else {
+        (kind == Kind::Gateway).then(|| Resource::Waypoint(gateway::unusable(&cx)))
+    };
     let resources = match outcome {
         Some(Outcome::Resources(resources)) if !failed => Some(resources),
         Some(Outcome::Resources(_) | Outcome::Foreign(_)) | None => None,
@@ -287,12 +301,19 @@ impl<'a> Cx<'a> {
     }
 
     /// An IP address.
-    pub(super) fn ip(&mut self, field: &str, text: &str) -> Option<std::net::IpAddr> {
+    pub(super) fn ip(&mut self, field: &str, text: &str) -> Option<IpAddr> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
             self.error(field, format!("{text:?} is not an IP address"));
         }
         parsed
+    }
+
+    /// A virtual address, which must be nobody else's.
+    pub(super) fn claim(&mut self, field: &str, address: IpAddr) -> IpAddr {
+        let claimant = self.id.clone();
+        self.refer(field, Referent::Vip { address: address.to_canonical(), claimant });
+        address
     }
 
     /// At most so many items.

@@ -81,11 +81,15 @@ struct Walk {
 
 impl Walk {
     fn directory(&mut self, path: &Path, metadata: &Metadata, depth: usize) {
-        if depth > MAX_DEPTH || !self.seen.insert((metadata.dev(), metadata.ino())) {
+        if !self.seen.insert((metadata.dev(), metadata.ino())) {
             return;
         }
-        let mut entries: Vec<PathBuf> = match fs::read_dir(path) {
-            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        if depth > MAX_DEPTH {
+            return drop(self.scan.errors.insert(path.to_owned(), format!("more than {MAX_DEPTH} directories deep")));
+        }
+        let mut entries: Vec<PathBuf> = match fs::read_dir(path).and_then(|entries| entries.map(|e| Ok(e?.path())).collect()) {
+            Ok(entries) => entries,
+            // Also when it breaks off half-way: what was not listed is not gone.
             Err(error) => return drop(self.scan.errors.insert(path.to_owned(), words(&error))),
         };
         entries.sort();
@@ -101,8 +105,8 @@ impl Walk {
                 Ok(_) => {}
                 // Removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !entry.is_symlink() => {}
-                Err(error) if is_manifest(&entry) => drop(self.scan.errors.insert(entry, words(&error))),
-                Err(_) => {}
+                // Whatever its name: it may have been a directory, and what was read below it is not gone.
+                Err(error) => drop(self.scan.errors.insert(entry, words(&error))),
             }
         }
     }

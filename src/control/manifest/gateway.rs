@@ -1,19 +1,28 @@
-//! Decodes a Gateway of a waypoint class.
+//! Decodes a Gateway: a waypoint, when it listens for HBONE or is of our class.
 
-use super::decode::{Cx, Outcome, annotation, label, labels};
+use super::{
+    decode::{Cx, Outcome, annotation, label, labels},
+    yaml::{Node, Value},
+};
 use crate::model::{AllowedNamespaces, Hostname, Resource, TrafficType, Waypoint, WaypointAddress};
 use gateway_api::experimental::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From, GatewaySpec};
 
-/// The classes whose Gateways are waypoints that we serve.
+/// The classes whose Gateways must be waypoints.
 pub(super) const CLASSES: [&str; 2] = ["istio-waypoint", "cairn-waypoint"];
 /// Where waypoints take HBONE; ztunnel knows no other port.
 const HBONE_PORT: i32 = 15008;
+const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 
 pub(super) fn gateway(cx: &mut Cx<'_>) -> Option<Outcome> {
-    // Somebody else's Gateway may well use what we do not know: look at the class first.
-    let class = cx.node.get("spec").and_then(|s| s.get("gatewayClassName")).and_then(super::yaml::Node::text);
-    if let Some(class) = class.filter(|c| !CLASSES.contains(c)) {
-        return Some(Outcome::Foreign(class.to_owned()));
+    // Somebody else's Gateway may well use what we do not know: look at the class and the listeners first.
+    let class = cx.node.get("spec").and_then(|s| s.get("gatewayClassName")).and_then(Node::text).map(str::to_owned);
+    let foreign = class.filter(|c| !CLASSES.contains(&c.as_str()));
+    if let Some(class) = &foreign {
+        if !listens_for_hbone(cx.node) {
+            return Some(Outcome::Foreign(class.clone()));
+        }
+        // Which class it is makes no difference to those who send: ztunnel goes where the label says.
+        cx.warn("spec.gatewayClassName", format!("class {class:?} is not ours: taken for a waypoint because of its HBONE listener"));
     }
     let object: Gateway = cx.typed()?;
     let spec = &object.spec;
@@ -22,24 +31,50 @@ pub(super) fn gateway(cx: &mut Cx<'_>) -> Option<Outcome> {
         class: spec.gateway_class_name.as_str().into(),
         addresses: addresses(cx, &object),
         port: HBONE_PORT as u16,
-        traffic: traffic(cx, label(&object.metadata, "istio.io/waypoint-for")),
+        traffic: traffic(cx, label(&object.metadata, WAYPOINT_FOR)),
         service_account: annotation(&object.metadata, "istio.io/for-service-account").map(Into::into),
         allowed: listener(cx, spec)?,
     };
     Some(Outcome::Resources(vec![Resource::Waypoint(waypoint)]))
 }
 
+/// Stands in for a Gateway that is no waypoint, or that cannot be read: what is bound to it must not
+/// be taken for unbound.
+pub(super) fn unusable(cx: &Cx<'_>) -> Waypoint {
+    let text = |path: [&str; 3]| path[..].iter().filter(|p| !p.is_empty()).try_fold(cx.node, |n, p| n.get(p)).and_then(Node::text);
+    Waypoint {
+        name: cx.id.name.clone(),
+        class: text(["spec", "gatewayClassName", ""]).unwrap_or_default().into(),
+        addresses: Vec::new(),
+        port: HBONE_PORT as u16,
+        traffic: text(["metadata", "labels", WAYPOINT_FOR]).map_or(Some(TrafficType::Service), traffic_type).unwrap_or(TrafficType::All),
+        service_account: None,
+        allowed: AllowedNamespaces::None,
+    }
+}
+
+fn listens_for_hbone(gateway: &Node) -> bool {
+    let Some(Value::List(listeners)) = gateway.get("spec").and_then(|s| s.get("listeners")).map(|l| &l.value) else { return false };
+    let is = |listener: &Node, key: &str, wanted: serde_json::Value| listener.get(key).is_some_and(|found| found.json() == wanted);
+    listeners.iter().any(|l| is(l, "port", HBONE_PORT.into()) && is(l, "protocol", "HBONE".into()))
+}
+
 fn traffic(cx: &mut Cx<'_>, word: Option<&str>) -> TrafficType {
+    let Some(word) = word else { return TrafficType::Service };
+    traffic_type(word).unwrap_or_else(|| {
+        let field = super::yaml::join("metadata.labels", WAYPOINT_FOR);
+        cx.error(&field, format!("{word:?} is none of service, workload, all, none"));
+        TrafficType::None
+    })
+}
+
+fn traffic_type(word: &str) -> Option<TrafficType> {
     match word {
-        None | Some("service") => TrafficType::Service,
-        Some("workload") => TrafficType::Workload,
-        Some("all") => TrafficType::All,
-        Some("none") => TrafficType::None,
-        Some(other) => {
-            let field = super::yaml::join("metadata.labels", "istio.io/waypoint-for");
-            cx.error(&field, format!("{other:?} is none of service, workload, all, none"));
-            TrafficType::None
-        }
+        "service" => Some(TrafficType::Service),
+        "workload" => Some(TrafficType::Workload),
+        "all" => Some(TrafficType::All),
+        "none" => Some(TrafficType::None),
+        _ => None,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     yaml::Position,
 };
 use crate::{
-    model::{Kind, PolicyTarget, Resource, ResourceId, ResourceKey, ResourceName, Severity},
+    model::{Kind, PolicyTarget, Resource, ResourceId, ResourceKey, ResourceName, Severity, Waypoint},
     state::Change,
 };
 use std::{
@@ -79,7 +79,7 @@ impl Report {
 struct Objects<'f> {
     ours: BTreeMap<&'f ResourceId, (&'f Path, &'f Decoded)>,
     doubled: BTreeSet<&'f ResourceId>,
-    foreign_gateways: BTreeSet<ResourceName>,
+    foreign_gateways: BTreeMap<ResourceName, &'f Waypoint>,
     /// Documents that nobody can read and that look like policies.
     lost_policies: Vec<(&'f Path, Position, &'f str)>,
 }
@@ -241,7 +241,7 @@ fn sort_out<'f>(files: &'f Files, report: &mut Report) -> Objects<'f> {
         for object in &file.objects {
             match object {
                 Object::Skipped { kind, at, gateway, reason } => {
-                    objects.foreign_gateways.extend(gateway.clone());
+                    objects.foreign_gateways.extend(gateway.iter().map(|g| (g.name.clone(), &**g)));
                     if skipped.insert(kind) {
                         let (severity, field, message) = (Severity::Warning, String::new(), reason.clone());
                         report.add(path, String::new(), Issue { severity, at: *at, field, message }, false);
@@ -268,7 +268,7 @@ fn sort_out<'f>(files: &'f Files, report: &mut Report) -> Objects<'f> {
     }
     let foreign = std::mem::take(&mut objects.foreign_gateways);
     // A route of somebody else's Gateway, with features that are none of our business.
-    objects.ours.retain(|_, (_, d)| d.gateways_only.is_empty() || !d.gateways_only.iter().all(|g| foreign.contains(g)));
+    objects.ours.retain(|_, (_, d)| d.gateways_only.is_empty() || !d.gateways_only.iter().all(|g| foreign.contains_key(g)));
     objects.foreign_gateways = foreign;
     objects
 }
@@ -333,6 +333,10 @@ fn resolve(
         }
     }
     desired.extend(stand_ins.map(|resource| (resource.key(), resource)));
+    for gateway in objects.foreign_gateways.values() {
+        let resource = Resource::Waypoint((*gateway).clone());
+        desired.entry(resource.key()).or_insert(resource);
+    }
     desired
 }
 

@@ -108,9 +108,9 @@ fn vips(cx: &mut Cx<'_>, spec: &ServiceEntrySpec) -> Vec<IpAddr> {
         let field = format!("spec.addresses[{i}]");
         match text.parse::<ipnet::IpNet>() {
             // A network of one address is that address.
-            Ok(net) if net.prefix_len() == net.max_prefix_len() => vips.push(net.addr()),
+            Ok(net) if net.prefix_len() == net.max_prefix_len() => vips.push(cx.claim(&field, net.addr())),
             Ok(_) => cx.error(&field, "not implemented: address ranges"),
-            Err(_) => vips.extend(cx.ip(&field, text)),
+            Err(_) => vips.extend(cx.ip(&field, text).map(|ip| cx.claim(&field, ip))),
         }
     }
     vips

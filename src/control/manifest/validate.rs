@@ -2,28 +2,28 @@
 
 use super::decode::{Reference, Referent};
 use crate::model::{
-    AllowedNamespaces, Hostname, Kind, Labels, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceName, Service, ServiceKey,
-    TargetRef, Waypoint,
+    Hostname, Kind, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceId, ResourceName, Service, ServiceKey, TargetRef, Waypoint,
 };
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Label that every namespace has, whether a manifest writes it or not.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// What references can lead to.
 #[derive(Debug, Default)]
 pub(super) struct Index<'a> {
     services: BTreeMap<&'a ServiceKey, &'a Service>,
     hostnames: BTreeMap<&'a Hostname, Vec<&'a Service>>,
+    vips: BTreeMap<IpAddr, BTreeSet<&'a ResourceId>>,
     entries: BTreeMap<&'a ResourceName, Vec<&'a ServiceKey>>,
     waypoints: BTreeMap<&'a ResourceName, &'a Waypoint>,
     namespaces: BTreeMap<&'a Name, &'a NamespaceInfo>,
-    foreign_gateways: Option<&'a BTreeSet<ResourceName>>,
+    foreign_gateways: Option<&'a BTreeMap<ResourceName, &'a Waypoint>>,
 }
 
 impl<'a> Index<'a> {
     /// Indexes the candidate mesh; Gateways of other classes exist, but not for us.
-    pub(super) fn new(resources: impl Iterator<Item = &'a Resource>, foreign_gateways: &'a BTreeSet<ResourceName>) -> Self {
+    pub(super) fn new(resources: impl Iterator<Item = &'a Resource>, foreign_gateways: &'a BTreeMap<ResourceName, &'a Waypoint>) -> Self {
         let mut index = Self { foreign_gateways: Some(foreign_gateways), ..Self::default() };
         for resource in resources {
             match resource {
@@ -39,6 +39,9 @@ impl<'a> Index<'a> {
     fn service(&mut self, service: &'a Service) {
         self.services.insert(&service.key, service);
         self.hostnames.entry(&service.key.hostname).or_default().push(service);
+        for vip in &service.vips {
+            self.vips.entry(vip.to_canonical()).or_default().insert(&service.source);
+        }
         if service.source.kind == Kind::ServiceEntry {
             self.entries.entry(&service.source.name).or_default().push(&service.key);
         }
@@ -64,6 +67,10 @@ impl<'a> Index<'a> {
             },
             Referent::Parent { gateway, from } => self.gateway_problem(gateway, from, "Gateway"),
             Referent::Waypoint { gateway, from } => self.gateway_problem(gateway, from, "waypoint"),
+            Referent::Vip { address, claimant } => {
+                let other = self.vips.get(address).into_iter().flatten().find(|source| **source != claimant)?;
+                Some(format!("{address} is also an address of {other}"))
+            }
             Referent::Never(message) => Some(message.clone()),
         }
     }
@@ -80,23 +87,11 @@ impl<'a> Index<'a> {
     fn gateway_problem(&self, gateway: &ResourceName, from: &Name, word: &str) -> Option<String> {
         let Some(waypoint) = self.waypoints.get(gateway) else {
             // Another controller's Gateway: whether it fits is not ours to judge.
-            let is_foreign = self.foreign_gateways.is_some_and(|f| f.contains(gateway));
+            let is_foreign = self.foreign_gateways.is_some_and(|f| f.contains_key(gateway));
             return (!is_foreign).then(|| format!("{word} {gateway} does not exist"));
         };
-        let admits = match &waypoint.allowed {
-            AllowedNamespaces::All => true,
-            AllowedNamespaces::Same => *from == gateway.namespace,
-            AllowedNamespaces::Selector(labels) => self.namespace_has(from, labels),
-        };
+        let admits = waypoint.admits(from, self.namespaces.get(from).copied());
         (!admits).then(|| format!("{word} {gateway} does not allow namespace {from}"))
-    }
-
-    fn namespace_has(&self, namespace: &Name, wanted: &Labels) -> bool {
-        let labels = self.namespaces.get(namespace).map(|n| &n.labels);
-        wanted.iter().all(|(key, value)| match labels.and_then(|l| l.get(key)) {
-            Some(found) => found == value,
-            None => **key == *NAMESPACE_NAME && value == namespace,
-        })
     }
 
     /// Fills in what references leave open in a resource: the hosts of ServiceEntries, the numbers
@@ -114,6 +109,7 @@ impl<'a> Index<'a> {
                 | Referent::Hostname { .. }
                 | Referent::Parent { .. }
                 | Referent::Waypoint { .. }
+                | Referent::Vip { .. }
                 | Referent::Never(_) => continue,
             };
             for (service, port) in found {

@@ -41,6 +41,8 @@ fn world() -> Vec<Change> {
         gateway("wp", &["10.1.0.9"]),
         gateway("nobody", &[]),
         gateway("stranger", &["10.0.9.9"]),
+        service("barred", "10.1.0.10", &[(80, 8080)]).of("web").through("closed"),
+        gateway("closed", &["10.1.0.9"]).closed(),
         pod("client-plain", "10.0.0.8", Reach::Plain),
     ]
     .into_iter()
@@ -77,6 +79,12 @@ fn each_rule_in_its_order() {
         ),
         ("1: never around a waypoint that is not there", "client", "10.1.0.5:80", "no healthy waypoint".into()),
         ("1: an address without identity is no waypoint", "client", "10.1.0.6:80", "no healthy waypoint".into()),
+        (
+            "1: never around a waypoint that does not let us",
+            "client",
+            "10.1.0.10:80",
+            "the Gateway that is named as waypoint cannot be one".into(),
+        ),
         ("1: except for the waypoint itself", "wp-1", "10.1.0.4:80", "no healthy upstream".into()),
         ("2: not of the mesh", "client", "192.0.2.1:443", "passthrough 192.0.2.1:443".into()),
         ("2: mapped addresses are plain ones", "client", "[::ffff:192.0.2.1]:443", "passthrough 192.0.2.1:443".into()),

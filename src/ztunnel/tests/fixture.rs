@@ -125,6 +125,13 @@ impl Built {
         self
     }
 
+    /// A Gateway that may not be used.
+    pub(crate) fn closed(mut self) -> Self {
+        let Resource::Waypoint(waypoint) = &mut self.0 else { panic!("not a gateway") };
+        waypoint.allowed = AllowedNamespaces::None;
+        self
+    }
+
     /// Behind the pods with this label, in place of its own name.
     pub(crate) fn of(mut self, app: &str) -> Self {
         let Resource::Service(service) = &mut self.0 else { panic!("not a service") };

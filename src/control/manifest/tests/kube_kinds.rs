@@ -271,6 +271,35 @@ fn gateways_are_read_and_refused() {
 }
 
 #[test]
+fn whoever_listens_for_hbone_is_a_waypoint_and_nobody_else_is_usable() {
+    let hbone = "port: 15008, protocol: HBONE";
+    let rows = [
+        ("foreign with HBONE", gateway("", "somebodys", hbone), AllowedNamespaces::Same, TrafficType::Service),
+        ("foreign without", gateway("", "istio", "port: 80, protocol: HTTP"), AllowedNamespaces::None, TrafficType::Service),
+        ("foreign, wrong port", gateway("", "istio", "port: 15009, protocol: HBONE"), AllowedNamespaces::None, TrafficType::Service),
+        ("ours, wrong listener", gateway("", "istio-waypoint", "port: 80, protocol: HBONE"), AllowedNamespaces::None, TrafficType::Service),
+        (
+            "ours, wrong label",
+            gateway(", labels: {istio.io/waypoint-for: everything}", "istio-waypoint", hbone),
+            AllowedNamespaces::None,
+            TrafficType::All,
+        ),
+        (
+            "for workloads",
+            gateway(", labels: {istio.io/waypoint-for: workload}", "istio", "port: 80, protocol: HTTP"),
+            AllowedNamespaces::None,
+            TrafficType::Workload,
+        ),
+    ];
+    for (what, text, allowed, traffic) in rows {
+        let dir = Dir::with("m.yaml", &text);
+        let mesh = load(dir.config()).mesh;
+        let waypoint = mesh.waypoints.values().next().unwrap_or_else(|| panic!("{what}"));
+        assert_eq!((&waypoint.allowed, waypoint.traffic), (&allowed, traffic), "{what}");
+    }
+}
+
+#[test]
 fn a_binding_needs_a_waypoint_that_allows_it() {
     let bound = |namespace: &str| {
         format!(
@@ -283,9 +312,15 @@ fn a_binding_needs_a_waypoint_that_allows_it() {
         "{hbone}, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{kubernetes.io/metadata.name: other}}}}}}}}"
     );
     mesh(&(gateway("", "istio-waypoint", &by_name) + &bound("other")));
-    // Another controller's waypoint is none of our business.
-    assert_eq!(findings(&(gateway("", "istio-eastwest", hbone) + &bound("other"))).len(), 1);
     assert_findings(&[
+        // A waypoint is a waypoint, whoever serves it.
+        (
+            &(gateway("", "istio-eastwest", hbone) + &bound("other")),
+            &[
+                "5:21: warning: Gateway default/w: spec.gatewayClassName: class \"istio-eastwest\" is not ours: taken for a waypoint because of its HBONE listener",
+                "14:28: error: Namespace other: metadata.labels[\"istio.io/use-waypoint\"]: waypoint default/w does not allow namespace other",
+            ],
+        ),
         (
             &(gateway("", "istio-waypoint", hbone) + &bound("other")),
             &[

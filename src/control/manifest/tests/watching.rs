@@ -102,6 +102,64 @@ fn a_missing_path_is_an_error_and_removes_nothing() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_read_any_more_keeps_what_was_below_it() {
+    let (dir, elsewhere) = (Dir::new(), Dir::with("a.yaml", &format!("{REVIEWS}---\n{DENY}")));
+    symlink(elsewhere.dir.path(), dir.path("team")).unwrap();
+    let mut source = dir.source();
+    assert_eq!(source.poll().unwrap().changes.len(), 2);
+    fs::remove_file(dir.path("team")).unwrap();
+    symlink(dir.path("nowhere"), dir.path("team")).unwrap();
+    let batch = source.poll().unwrap();
+    assert_eq!(dir.texts(&batch.findings), ["team: error: no such file or directory"]);
+    assert_eq!((keys(&batch), batch.rejected), (Vec::new(), 1));
+    assert!(source.poll().is_none());
+    fs::remove_file(dir.path("team")).unwrap();
+    let batch = source.poll().unwrap();
+    assert_eq!((keys(&batch).len(), batch.findings.len()), (2, 0), "removed on purpose");
+}
+
+#[test]
+fn directories_too_deep_to_be_read_are_told() {
+    let dir = Dir::new();
+    let deep = "d/".repeat(18);
+    fs::create_dir_all(dir.path(&deep)).unwrap();
+    dir.write(&format!("{deep}a.yaml"), REVIEWS);
+    let found = dir.texts(&dir.source().poll().unwrap().findings);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].ends_with("error: more than 16 directories deep"), "{found:?}");
+}
+
+#[test]
+fn a_virtual_address_has_one_owner_and_a_newcomer_is_withheld() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.1.0.1, ports: [{{name: http, port: 80}}]}}\n"
+        )
+    };
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  hosts: [a.example, b.example]\n  addresses: ['::ffff:10.1.0.1']\n  resolution: STATIC\n  ports: [{number: 80, name: http, protocol: HTTP}]\n";
+    let dir = Dir::with("m.yaml", entry);
+    let mut source = dir.source();
+    let batch = source.poll().unwrap();
+    assert_eq!((batch.changes.len(), batch.findings.len()), (2, 0), "two hosts of one entry share its address");
+    dir.write("n.yaml", &service("a"));
+    let batch = source.poll().unwrap();
+    assert_eq!((keys(&batch), batch.rejected), (Vec::new(), 1));
+    assert_eq!(
+        dir.texts(&batch.findings),
+        ["n.yaml:4:19: error: Service default/a: spec.clusterIP: 10.1.0.1 is also an address of ServiceEntry default/e"]
+    );
+    // It moves in one batch.
+    fs::remove_file(dir.path("m.yaml")).unwrap();
+    let batch = source.poll().unwrap();
+    assert_eq!((keys(&batch).len(), batch.findings.len()), (3, 0));
+    // At start nobody is the newcomer: both are named.
+    dir.write("m.yaml", entry);
+    let found = dir.texts(&load(dir.config()).findings);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].ends_with("addresses[0]: 10.1.0.1 is also an address of Service default/a"), "{found:?}");
+}
+
+#[test]
 fn a_truncated_file_keeps_what_it_held_and_recovers() {
     let text = format!("{REVIEWS}---\n{DENY}");
     let dir = Dir::with("a.yaml", &text);

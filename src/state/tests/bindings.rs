@@ -1,0 +1,107 @@
+//! Which waypoint, in the eyes of the waypoint and of the ztunnel.
+
+use super::*;
+
+fn node(resources: Vec<Resource>) -> Arc<NodeSnapshot> {
+    let mut store = Store::new(NodeCompiler::new(Vec::new(), ROOT));
+    store.apply(resources.into_iter().map(Change::Upsert));
+    store.handle().load()
+}
+
+/// What a ztunnel makes of a service: `direct`, `waypoint`, or why not.
+fn seen(route: Option<&WaypointRoute>) -> String {
+    match route {
+        None => "direct".into(),
+        Some(WaypointRoute { upstream: Ok(_), .. }) => "waypoint".into(),
+        Some(WaypointRoute { upstream: Err(barred), .. }) => format!("{barred:?}"),
+    }
+}
+
+fn service_seen(resources: Vec<Resource>, address: SocketAddr) -> String {
+    seen(node(resources).service(address.ip()).expect("the service is known").waypoint.as_ref())
+}
+
+fn workload_seen(resources: Vec<Resource>, ip: u8) -> String {
+    seen(node(resources).workload(IpAddr::from([10, 2, 0, ip])).expect("the workload is known").waypoint.as_ref())
+}
+
+#[test]
+fn both_modes_select_namespaces_alike_and_never_lead_around_the_waypoint() {
+    let shop = |name: &str| AllowedNamespaces::Selector(labels(&[("kubernetes.io/metadata.name", name)]));
+    let info = NamespaceInfo { labels: Labels::new(), ..namespace("other", WaypointBinding::Inherit) };
+    for (allowed, info, want) in [
+        (shop("other"), Some(info.clone()), "waypoint"),
+        (shop("other"), None, "waypoint"),
+        (shop("app"), Some(info.clone()), "NotAdmitted"),
+        (shop("app"), None, "NotAdmitted"),
+        (AllowedNamespaces::Selector(Labels::new()), None, "waypoint"),
+        (AllowedNamespaces::Selector(labels(&[("name", "other")])), None, "NotAdmitted"),
+        (AllowedNamespaces::Same, Some(info), "NotAdmitted"),
+        (AllowedNamespaces::None, None, "Unusable"),
+    ] {
+        let what = format!("{allowed:?}, {info:?}");
+        let mut mesh = vec![
+            Resource::Waypoint(Waypoint { allowed, ..waypoint() }),
+            Resource::Service(Service { waypoint: to_waypoint(), ..service("other", "b", 2) }),
+        ];
+        mesh.extend(info.map(Resource::Namespace));
+        assert_eq!(service_seen(mesh.clone(), vip(2)), want, "{what}");
+        assert_eq!(is_served(mesh, vip(2)), want == "waypoint", "{what}");
+    }
+}
+
+#[test]
+fn only_a_missing_gateway_or_one_for_other_traffic_is_no_waypoint() {
+    let mesh = |traffic, allowed| {
+        let mut mesh = app();
+        mesh.push(Resource::Waypoint(Waypoint { traffic, allowed, ..waypoint() }));
+        mesh
+    };
+    for (traffic, service, workload) in [
+        (TrafficType::Service, "Unusable", "direct"),
+        (TrafficType::Workload, "direct", "Unusable"),
+        (TrafficType::None, "direct", "direct"),
+    ] {
+        let mesh = mesh(traffic, AllowedNamespaces::None);
+        assert_eq!((&*service_seen(mesh.clone(), vip(1)), &*workload_seen(mesh, 1)), (service, workload), "{traffic:?}");
+    }
+    let mut missing = app();
+    missing.retain(|r| !matches!(r, Resource::Waypoint(_)));
+    assert_eq!(service_seen(missing, vip(1)), "direct");
+    assert!(!store(mesh(TrafficType::All, AllowedNamespaces::None)).handle().load().bound);
+}
+
+#[test]
+fn a_ztunnel_sends_to_a_waypoint_for_one_account_only_what_that_serves() {
+    let mesh = |own: WaypointBinding, pods: &[(&str, u8)]| {
+        let mut mesh = vec![
+            Resource::Namespace(namespace("app", to_waypoint())),
+            Resource::Waypoint(Waypoint { service_account: Some("a".into()), traffic: TrafficType::All, ..waypoint() }),
+            Resource::Service(Service {
+                waypoint: own,
+                selector: Some(Labels::from([("app".into(), "s".into())])),
+                ..service("app", "s", 1)
+            }),
+        ];
+        mesh.extend(
+            pods.iter().map(|(account, ip)| Resource::Workload(Workload { labels: labels(&[("app", "s")]), ..pod("app", account, *ip) })),
+        );
+        mesh
+    };
+    for (what, own, pods, want) in [
+        ("runs as it", WaypointBinding::Inherit, &[("a", 1)][..], "waypoint"),
+        ("one of its pods does", WaypointBinding::Inherit, &[("a", 1), ("b", 2)], "waypoint"),
+        ("runs as another", to_waypoint(), &[("b", 2)], "direct"),
+        ("scaled to zero, bound itself", to_waypoint(), &[], "waypoint"),
+        ("scaled to zero, bound through the namespace", WaypointBinding::Inherit, &[], "direct"),
+    ] {
+        let mesh = mesh(own, pods);
+        assert_eq!(service_seen(mesh.clone(), vip(1)), want, "{what}");
+        assert_eq!(is_served(mesh.clone(), vip(1)), want == "waypoint", "{what}");
+        for (account, ip) in pods {
+            let want = if *account == "a" { "waypoint" } else { "direct" };
+            assert_eq!(workload_seen(mesh.clone(), *ip), want, "{what}: {account}");
+            assert_eq!(is_served(mesh.clone(), SocketAddr::from(([10, 2, 0, *ip], 1))), want == "waypoint", "{what}: {account}");
+        }
+    }
+}

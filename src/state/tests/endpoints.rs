@@ -1,0 +1,76 @@
+//! How endpoints are reached, and whose an address is.
+
+use super::*;
+
+fn listed(address: &str, workload: Option<Name>) -> Resource {
+    let endpoint = Endpoint { address: address.parse().unwrap(), workload, ready: true, ports: vec![("http".into(), 7070)] };
+    Resource::Endpoints(Endpoints {
+        source: ResourceId::new(Kind::EndpointSlice, "app", "a-1"),
+        service: key("app", "a"),
+        endpoints: vec![endpoint],
+    })
+}
+
+#[test]
+fn a_workload_that_speaks_hbone_is_never_reached_in_plaintext() {
+    let hbone = pod("app", "a", 1);
+    let entry = |address: &str| Workload {
+        uid: "Kubernetes/networking.istio.io/WorkloadEntry/app/vm".into(),
+        name: "vm".into(),
+        identity: Identity::new("cluster.local", "app", "vm").unwrap(),
+        addresses: vec![address.parse().unwrap()],
+        protocol: TunnelProtocol::None,
+        labels: Labels::new(),
+        ..pod("app", "a", 7)
+    };
+    let stale = Workload { labels: Labels::new(), ..pod("app", "gone", 9) };
+    for (what, address, named) in [
+        ("nobody named", "10.2.0.1", None),
+        ("a plain entry named", "10.2.0.1", Some(entry("10.2.0.1"))),
+        ("a plain entry from elsewhere named", "10.2.0.1", Some(entry("10.2.0.77"))),
+        ("another HBONE workload named", "10.2.0.1", Some(stale)),
+        ("a mapped address", "::ffff:10.2.0.1", Some(entry("10.2.0.1"))),
+    ] {
+        let mut mesh = app();
+        mesh.push(listed(address, named.as_ref().map(|w| w.uid.clone())));
+        mesh.extend(named.map(Resource::Workload));
+        let a = served(&store(mesh).handle().load(), vip(1)).unwrap();
+        let endpoint = a.upstream.endpoints().ready[0].clone();
+        assert_eq!(endpoint.address.to_string(), "10.2.0.1:7070", "{what}");
+        assert_eq!(endpoint.hop, Hop::Hbone([hbone.identity.clone()].into()), "{what}");
+        assert_eq!(endpoint.workload.as_ref().map(|w| &w.uid), Some(&hbone.uid), "{what}");
+    }
+}
+
+#[test]
+fn a_mapped_address_names_its_workload() {
+    let mapped = Workload { addresses: vec!["::ffff:10.2.0.1".parse().unwrap()], ..pod("app", "a", 1) };
+    let mut mesh = app();
+    mesh.push(Resource::Workload(mapped));
+    let snapshot = store(mesh).handle().load();
+    let a = served(&snapshot, vip(1)).unwrap();
+    assert_eq!(endpoint_addresses(&a), ["10.2.0.1:8080"]);
+    assert!(snapshot.workload(IpAddr::from([10, 2, 0, 1])).is_some());
+}
+
+#[test]
+fn a_virtual_address_of_two_services_has_the_same_owner_in_both_modes() {
+    let entry = |name: &str| Service { source: ResourceId::new(Kind::ServiceEntry, "app", name), ..service("app", name, 1) };
+    let elsewhere = |waypoint| Service { waypoint, vips: vec![IpAddr::from([10, 1, 0, 1])], ..service("zoo", "z", 1) };
+    for (what, services, owner, is_served_here) in [
+        ("a Service before a ServiceEntry", vec![entry("a"), service("app", "b", 1)], key("app", "b"), true),
+        ("by key", vec![service("app", "b", 1), service("app", "a", 1)], key("app", "a"), true),
+        ("whatever the owner is bound to", vec![entry("a"), elsewhere(WaypointBinding::None)], key("zoo", "z"), false),
+    ] {
+        let mut mesh = app();
+        mesh.retain(|r| !matches!(r, Resource::Service(_)));
+        mesh.extend(services.into_iter().map(Resource::Service));
+        let snapshot = store(mesh.clone()).handle().load();
+        let destination = served(&snapshot, vip(1));
+        assert_eq!(destination.is_some(), is_served_here, "{what}");
+        assert!(destination.is_none_or(|d| matches!(&d.kind, DestinationKind::Service(key) if *key == owner)), "{what}");
+        let mut node = Store::new(NodeCompiler::new(Vec::new(), ROOT));
+        node.apply(mesh.into_iter().map(Change::Upsert));
+        assert_eq!(node.handle().load().service(vip(1).ip()).unwrap().service.key, owner, "{what}");
+    }
+}
