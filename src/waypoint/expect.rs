@@ -3,12 +3,12 @@
 
 use crate::middleware::{Body, BodyError};
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header::EXPECT};
+use http::{Request, StatusCode, header::EXPECT};
 use http_body::{Frame, SizeHint};
-use pin_project_lite::pin_project;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -28,20 +28,22 @@ enum Gate {
 }
 
 /// Keeps the gate's other end: dropped with the response, it ends a body nobody asked for.
-#[derive(Debug)]
-pub(super) struct Asked(#[expect(dead_code, reason = "held for its drop")] std::sync::Arc<watch::Sender<Gate>>);
+#[derive(Debug, Clone)]
+pub(super) struct Asked(#[expect(dead_code, reason = "held for its drop")] Arc<watch::Sender<Gate>>);
 
-/// Whether the client waits to be asked for its body.
-pub(super) fn is_expected(headers: &HeaderMap) -> bool {
-    headers.contains_key(EXPECT)
-}
-
-/// Puts the body behind a gate that opens at the workload's 100 (Continue).
-pub(super) fn gate(request: Request<Body>) -> (Request<Body>, Asked) {
+/// Puts the body of a client that waits to be asked for it behind a gate that opens at the
+/// workload's 100 (Continue). A request that was [`put_back`] has its gate already.
+pub(super) fn gate(mut request: Request<Body>) -> (Request<Body>, Option<Asked>) {
+    if !request.headers().contains_key(EXPECT) {
+        return (request, None);
+    }
+    if let Some(asked) = request.extensions_mut().remove::<Asked>() {
+        return (request, Some(asked));
+    }
     let (send, receive) = watch::channel(Gate::Closed);
-    let send = std::sync::Arc::new(send);
-    let opener = std::sync::Arc::downgrade(&send);
-    let mut request = request.map(|body| Body::boxed(Gated { body, gate: Some(Box::pin(opened(receive))), patience: sleep(PATIENCE) }));
+    let send = Arc::new(send);
+    let opener = Arc::downgrade(&send);
+    let mut request = request.map(|body| Body::boxed(Gated { body, gate: Some(Box::pin(opened(receive))), patience: None }));
     hyper::ext::on_informational(&mut request, move |response| {
         if response.status() == StatusCode::CONTINUE
             && let Some(gate) = opener.upgrade()
@@ -49,7 +51,15 @@ pub(super) fn gate(request: Request<Body>) -> (Request<Body>, Asked) {
             gate.send_replace(Gate::Open);
         }
     });
-    (request, Asked(send))
+    (request, Some(Asked(send)))
+}
+
+/// Makes a request that was not sent after all ready for another connection.
+pub(super) fn put_back(mut unsent: Request<Body>, asked: Option<Asked>) -> Request<Body> {
+    if let Some(asked) = asked {
+        unsent.extensions_mut().insert(asked);
+    }
+    unsent
 }
 
 /// True once the gate is open, false when its keeper is gone.
@@ -57,8 +67,11 @@ async fn opened(mut gate: watch::Receiver<Gate>) -> bool {
     gate.wait_for(|state| *state == Gate::Open).await.is_ok()
 }
 
-pin_project! {
-    struct Gated { body: Body, gate: Option<Pin<Box<dyn Future<Output = bool> + Send>>>, #[pin] patience: Sleep }
+struct Gated {
+    body: Body,
+    gate: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    // Counts from when the body is first wanted.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl http_body::Body for Gated {
@@ -66,16 +79,16 @@ impl http_body::Body for Gated {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.project();
-        if let Some(gate) = this.gate {
+        let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
             match gate.as_mut().poll(cx) {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Some(Err(BodyError::Unwanted))),
-                Poll::Pending => ready!(this.patience.poll(cx)),
+                Poll::Pending => ready!(this.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE))).as_mut().poll(cx)),
             }
-            *this.gate = None;
+            this.gate = None;
         }
-        Pin::new(this.body).poll_frame(cx)
+        Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,5 +97,23 @@ impl http_body::Body for Gated {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt as _, Full};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_was_put_back_is_gated_once() {
+        let body = Body::boxed(Full::new(Bytes::from_static(b"body")).map_err(|never| match never {}));
+        let request = Request::post("/").header(EXPECT, "100-continue").body(body).unwrap();
+        let (request, asked) = gate(request);
+        let (request, asked) = gate(put_back(request, asked));
+        assert!(asked.is_some() && request.extensions().get::<Asked>().is_none());
+        let since = tokio::time::Instant::now();
+        assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "body");
+        assert_eq!(since.elapsed(), PATIENCE);
     }
 }

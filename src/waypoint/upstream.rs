@@ -195,14 +195,8 @@ struct Exchange {
 impl Exchange {
     async fn http1(self, mut request: Request<Body>, is_upgrade: bool) -> Result<Response<Body>, (Error, Unsent)> {
         to_http1(&mut request);
-        let downstream = is_upgrade.then(|| hyper::upgrade::on(&mut request));
-        let (mut request, asked) = match expect::is_expected(request.headers()) {
-            true => {
-                let (request, asked) = expect::gate(request);
-                (request, Some(asked))
-            }
-            false => (request, None),
-        };
+        // A copy: a request that goes back unsent has its own still.
+        let downstream = is_upgrade.then(|| request.extensions().get::<OnUpgrade>().cloned()).flatten();
         let mut is_repeated = false;
         loop {
             let (mut send, is_reused) = match self.kept.take_http1().filter(|_| !is_repeated) {
@@ -213,9 +207,10 @@ impl Exchange {
                 },
             };
             let spare = if is_reused { repeatable(&request) } else { None };
-            match send.try_send_request(request).await {
+            let (gated, asked) = expect::gate(request);
+            match send.try_send_request(gated).await {
                 Ok(response) => return Ok(self.answered_http1(response, send, downstream, asked)),
-                Err(mut error) => match (error.take_message(), spare) {
+                Err(mut error) => match (error.take_message().map(|unsent| expect::put_back(unsent, asked)), spare) {
                     // The workload had closed the kept connection before it saw anything of the request.
                     (Some(unsent), _) if is_reused => request = unsent,
                     (Some(unsent), _) => return Err((Error::Connect(ConnectFailure::Stale(error.into_error())), Some(Box::new(unsent)))),
@@ -355,7 +350,11 @@ fn to_http2(request: &mut Request<Body>) -> Result<(), Error> {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(HOST);
     request.headers_mut().remove(EXPECT);
-    let authority = host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let authority = match &host {
+        Some(host) => host.to_str().unwrap_or_default(),
+        // It has been through here before, on its way to another endpoint.
+        None => request.uri().authority().map_or("", |a| a.as_str()),
+    };
     let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
     let uri = Uri::builder().scheme("http").authority(authority).path_and_query(target).build();
     *request.uri_mut() = uri.map_err(|_| Error::BadRequest("host is not valid"))?;

@@ -18,7 +18,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 const APP: u16 = 8080;
 
@@ -320,4 +320,80 @@ async fn a_tunnel_that_was_cut_is_replaced() {
     let peer = mesh.peer("a", 11);
     assert_eq!(client.send(mesh.net.addr(10, 80), post("/", "body")).await.text(), "a-1");
     assert_eq!((peer.tunnels(), peer.asked().len()), (1, 1));
+}
+
+/// Two endpoints, of which one refuses; the other one's application is this.
+fn half_there<F, Fut>(serve: F) -> (Mesh, Backend, Peer)
+where
+    F: Fn(Raw<TcpStream>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let mesh = mesh().manifests(pod(NS, "a-2", "a", "a", 12)).start();
+    let app = Backend::tcp(mesh.net.addr(11, APP), move |stream| serve(Raw::new(stream)));
+    let peer = mesh.peer("a", 11);
+    (mesh, app, peer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_survives_a_failed_connect() {
+    let (mut mesh, _app, _peer) = half_there(|mut raw| async move {
+        raw.head().await;
+        raw.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        while let Some(line) = raw.find("\n").await {
+            raw.send(format!("echo {line}")).await;
+        }
+    });
+    let client = mesh.client("client");
+    let mut attempts = 0;
+    for _ in 0..12 {
+        let mut raw = Raw::new(client.connect(mesh.net.addr(10, 80)).await.unwrap());
+        raw.send("GET /chat HTTP/1.1\r\nhost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        assert!(raw.head().await.starts_with("HTTP/1.1 101 "));
+        raw.send("hello\n").await;
+        assert_eq!(raw.until("\n").await, "echo hello\n");
+        attempts = attempts.max(mesh.record().await.attempts);
+    }
+    assert_eq!(attempts, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expectation_survives_a_failed_connect() {
+    let (mut mesh, _app, _peer) = half_there(|mut raw| async move {
+        raw.head().await;
+        assert!(raw.is_silent().await, "the body is not sent unasked");
+        raw.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        raw.until("body").await;
+        raw.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+    });
+    let client = mesh.client("client");
+    let mut attempts = 0;
+    for _ in 0..12 {
+        let mut raw = Raw::new(client.connect(mesh.net.addr(10, 80)).await.unwrap());
+        raw.send("POST / HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+        assert_eq!(raw.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
+        raw.send("body").await;
+        let answer = raw.until("\r\n\r\nok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        attempts = attempts.max(mesh.record().await.attempts);
+    }
+    assert_eq!(attempts, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_survives_a_failed_connect() {
+    let mut mesh = mesh()
+        .manifests(service(NS, "any", 30, &[("unknown", 80, APP)]))
+        .manifests(pod(NS, "any-1", "any", "a", 31))
+        .manifests(pod(NS, "any-2", "any", "a", 32))
+        .start();
+    let _app = mesh.workload("any-1", "a", 31);
+    let mut http2 = mesh.client("client").http2(mesh.net.addr(30, 80)).await;
+    let mut attempts = 0;
+    for _ in 0..12 {
+        let request = Request::get("http://test/").body(Full::<bytes::Bytes>::default()).unwrap();
+        let response = soon("answer", http2.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        attempts = attempts.max(mesh.record().await.attempts);
+    }
+    assert_eq!(attempts, 2);
 }
