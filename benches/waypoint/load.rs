@@ -56,7 +56,9 @@ pub fn run(site: &Site, proxy: &Proxy, case: &Case, duration: Duration) -> Done 
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut done: Done = serde_json::from_str(&lines.next().expect("a result").unwrap()).unwrap();
+    // A proxy under which the generator breaks down has no figures, and says so by its errors.
+    let line = lines.next().and_then(Result::ok);
+    let mut done = line.and_then(|l| serde_json::from_str(&l).ok()).unwrap_or(Done { errors: 1, seconds: 1.0, ..Done::default() });
     if done.streams > 0 {
         done.per_stream = Some((proxy.rss().saturating_sub(before)) as f64 / done.streams as f64);
     }
@@ -105,8 +107,12 @@ enum Connection {
 
 impl Client {
     async fn stream(&self, number: usize) -> hbone::TunnelIo {
+        self.try_stream(number).await.expect("CONNECT is accepted")
+    }
+
+    async fn try_stream(&self, number: usize) -> Result<hbone::TunnelIo, hbone::TunnelError> {
         let pool = &self.tunnels[number % self.tunnels.len()];
-        pool.connect(&self.key, &self.target, &ConnectHeaders::default()).await.expect("CONNECT is accepted").0
+        pool.connect(&self.key, &self.target, &ConnectHeaders::default()).await.map(|(io, _)| io)
     }
 
     async fn open(&self, number: usize) -> Connection {
@@ -228,10 +234,17 @@ async fn work(client: &Client, connection: &mut Connection, number: usize, durat
 
 async fn idle(client: &Client) -> (Done, Vec<hbone::TunnelIo>) {
     let mut streams = Vec::with_capacity(client.case.idle_streams);
+    let mut errors = 0;
     for number in 0..client.case.idle_streams {
-        streams.push(client.stream(number).await);
+        match client.try_stream(number).await {
+            Ok(stream) => streams.push(stream),
+            Err(_) => {
+                errors = (client.case.idle_streams - number) as u64;
+                break;
+            }
+        }
     }
-    (Done { streams: streams.len() as u64, seconds: 1.0, ..Done::default() }, streams)
+    (Done { streams: streams.len() as u64, errors, seconds: 1.0, ..Done::default() }, streams)
 }
 
 fn histogram() -> Histogram<u64> {

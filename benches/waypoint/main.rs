@@ -93,8 +93,10 @@ fn main() -> ExitCode {
 }
 
 fn measure(proxy: &Proxy, site: &Site, case: &Case, duration: Duration) -> Figures {
-    // Connections are opened and code paths are warm before anything counts.
-    load::run(site, proxy, case, Duration::from_millis(500));
+    // Connections are opened and code paths are warm before anything counts; memory for streams is counted from cold.
+    if case.idle_streams == 0 {
+        load::run(site, proxy, case, Duration::from_millis(500));
+    }
     let (cpu, start_rss) = (proxy.cpu(), proxy.rss());
     let done = load::run(site, proxy, case, duration);
     let cpu = proxy.cpu() - cpu;
