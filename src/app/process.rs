@@ -122,9 +122,9 @@ impl Process {
         self.trigger.watch()
     }
 
-    /// Holds readiness back.
-    pub fn block_ready(&self, task: &'static str) -> BlockReady {
-        self.readiness.register(task)
+    /// What the readiness listener reports.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
     }
 
     /// Listens, unless the address is `off`.
