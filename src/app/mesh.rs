@@ -4,7 +4,7 @@ use super::AppError;
 use crate::{
     control::manifest::{self, Batch, Located, ManifestSource},
     model::Kind,
-    runtime::DrainWatch,
+    runtime::{DrainWatch, Readiness},
     state::{Compile, SnapshotHandle, Store},
     telemetry,
 };
@@ -55,8 +55,9 @@ impl MeshSource {
         Ok(Self { source, first, findings })
     }
 
-    /// Compiles what was read and follows the files until `drain` is signalled.
-    pub fn follow<C: Compile>(self, compiler: C, drain: &DrainWatch) -> OpenedMesh<C::Snapshot> {
+    /// Compiles what was read and follows the files until `drain` is signalled. Should following them
+    /// end before, `readiness` fails: what is served from then on grows old.
+    pub fn follow<C: Compile>(self, compiler: C, drain: &DrainWatch, readiness: Readiness) -> OpenedMesh<C::Snapshot> {
         let Self { source, first, findings } = self;
         let mut store = Store::new(compiler);
         telemetry::config_version(store.apply(first.changes));
@@ -64,7 +65,7 @@ impl MeshSource {
         let (send, mut batches) = mpsc::channel::<Batch>(4);
         let stop = drain.clone();
         tokio::spawn(async move { source.run(send, POLL, stop.signaled()).await });
-        let known = findings.clone();
+        let (known, drain) = (findings.clone(), drain.clone());
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
                 report(&batch.fresh);
@@ -80,11 +81,15 @@ impl MeshSource {
                 });
                 let Ok((back, version)) = applied.await else {
                     tracing::error!("compiling the mesh has failed; changes are no longer followed");
-                    return;
+                    return readiness.fail("compiling the mesh has failed");
                 };
                 store = back;
                 telemetry::config_version(version);
                 tracing::info!(version, changes, rejected = batch.rejected, "mesh changed");
+            }
+            // The source is gone: told to, or by a fault of its own, which it has logged.
+            if !drain.is_draining() {
+                readiness.fail("manifests are no longer watched");
             }
         });
         OpenedMesh { handle, findings }
@@ -109,4 +114,67 @@ fn report(findings: &[Located]) {
 fn kind(finding: &Located) -> Option<Kind> {
     let word = finding.resource.split(' ').next()?;
     Kind::ALL.into_iter().find(|kind| kind.as_str() == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Mesh, Resource},
+        runtime::drain,
+    };
+
+    /// Compiles until a namespace `boom` turns up.
+    struct Fragile;
+
+    impl Compile for Fragile {
+        type Snapshot = ();
+
+        fn compile(&mut self, mesh: &Mesh, _version: u64) {
+            assert!(!mesh.namespaces.contains_key("boom"), "as told");
+        }
+
+        fn concerns(&self, _resource: &Resource) -> bool {
+            true
+        }
+    }
+
+    fn open(dir: &tempfile::TempDir) -> MeshSource {
+        MeshSource::open(manifest::Config {
+            paths: vec![dir.path().to_owned()],
+            cluster_domain: "cluster.local".into(),
+            trust_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+            lenient: false,
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_policy_grows_old_is_not_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_trigger, watch) = drain::new();
+        let readiness = Readiness::new();
+        let mesh = open(&dir).follow(Fragile, &watch, readiness.clone());
+        assert!(readiness.is_ready());
+        let mut published = mesh.handle.published();
+        std::fs::write(dir.path().join("m.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: boom}\n").unwrap();
+        while published.changed().await {}
+        while readiness.is_ready() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(readiness.pending(), ["compiling the mesh has failed"]);
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_the_watch_without_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let (trigger, watch) = drain::new();
+        let readiness = Readiness::new();
+        let mesh = open(&dir).follow(Fragile, &watch, readiness.clone());
+        let mut published = mesh.handle.published();
+        trigger.start();
+        while published.changed().await {}
+        assert!(readiness.is_ready());
+    }
 }

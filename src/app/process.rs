@@ -122,9 +122,9 @@ impl Process {
         self.trigger.watch()
     }
 
-    /// Holds readiness back.
-    pub fn block_ready(&self, task: &'static str) -> BlockReady {
-        self.readiness.register(task)
+    /// What the readiness listener reports.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
     }
 
     /// Listens, unless the address is `off`.
@@ -174,6 +174,7 @@ impl Process {
     fn spawn_admin(&self, listener: TcpListener, routes: admin::Router) {
         let mut end = self.end.subscribe();
         tokio::spawn(admin::serve(listener, routes, async move {
+            // An error means that the process is gone: also the end.
             let _ = end.wait_for(|ended| *ended).await;
         }));
     }
@@ -224,6 +225,7 @@ impl Running {
         if tokio::time::timeout(self.deadline, self.trigger.drained()).await.is_err() {
             tracing::warn!(remaining = self.trigger.remaining(), "drain deadline passed, closing what is left");
             self.trigger.force();
+            // What has not ended by now ends with the process.
             let _ = tokio::time::timeout(FLUSH, self.trigger.drained()).await;
         }
         self.end.send_replace(true);

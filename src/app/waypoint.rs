@@ -63,7 +63,7 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     let mut process = Process::new(options.process, access.clone())?;
     let identity = process.certs.identity().clone();
     let source = MeshSource::open(options.manifests)?;
-    let mesh = source.follow(WaypointCompiler::new(options.gateway.clone(), &root_namespace), &process.drain());
+    let mesh = source.follow(WaypointCompiler::new(options.gateway.clone(), &root_namespace), &process.drain(), process.readiness());
     if !mesh.handle.load().bound {
         let missing = format!("Gateway {} is not among the manifests", options.gateway);
         if !lenient {

@@ -69,7 +69,7 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
     let identity = process.certs.identity().clone();
     let source = MeshSource::open(options.manifests)?;
     let uid = served(&source, options.workload.as_ref(), &identity)?;
-    let mesh = source.follow(NodeCompiler::new(vec![uid.clone()], &root_namespace), &process.drain());
+    let mesh = source.follow(NodeCompiler::new(vec![uid.clone()], &root_namespace), &process.drain(), process.readiness());
     let addresses = &options.listeners;
     let listeners = Listeners {
         inbound: process.listen("hbone", addresses.hbone_address)?,

@@ -6,7 +6,7 @@ use crate::{
     cert::{DevCa, MultiCertSource},
     control::manifest::{self, load},
     model::{Mesh, Name, ResourceName, Workload},
-    runtime::{DrainTrigger, drain},
+    runtime::{DrainTrigger, Readiness, drain},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
     state::NodeCompiler,
     telemetry::{AccessLog, AccessLogFormat, AccessLogMode, Record, log::LogHandle},
@@ -147,7 +147,7 @@ fn nodes(mesh: &Mesh, manifests: &Path, certs: Arc<MultiCertSource>) -> Result<(
     }
     for workloads in nodes.into_values() {
         let uids = workloads.iter().map(|w| w.uid.clone()).collect();
-        let opened = MeshSource::open(source(manifests))?.follow(NodeCompiler::new(uids, ROOT_NAMESPACE), &watch);
+        let opened = MeshSource::open(source(manifests))?.follow(NodeCompiler::new(uids, ROOT_NAMESPACE), &watch, Readiness::new());
         for workload in workloads {
             let ip = address(&workload)?;
             let bind = |port: u16| {

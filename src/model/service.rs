@@ -78,11 +78,6 @@ impl AppProtocol {
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
-
-    /// Whether the port is declared as opaque bytes.
-    pub fn is_opaque(self) -> bool {
-        matches!(self, Self::Tcp | Self::Tls)
-    }
 }
 
 /// The endpoints that one EndpointSlice (or ServiceEntry) lists for a service.

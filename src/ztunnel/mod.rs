@@ -27,10 +27,16 @@ use crate::{
     runtime::DrainWatch,
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
     telemetry::AccessLog,
-    transport::{Accepted, CertSource, listener, socket::canonical},
+    transport::{
+        Accepted, CertSource, listener,
+        socket::{self, canonical},
+    },
 };
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tracker::{Denied, Tracked, Tracker};
 
 /// What can be set on a ztunnel.
@@ -204,6 +210,13 @@ async fn upkeep(shared: Arc<Shared>) {
         }
     };
     shared.unless_forced(async { tokio::join!(tracker::run(shared.clone()), sweep) }).await;
+}
+
+/// Has the kernel find out that an idle peer is gone. Without it the connection only lives longer.
+fn keep_alive(stream: &TcpStream) {
+    if let Err(error) = socket::set_keepalive(stream) {
+        tracing::debug!(%error, "no keepalive");
+    }
 }
 
 /// Accepts until the drain starts; each connection is served in a task that the drain waits for.

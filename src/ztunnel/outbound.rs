@@ -133,7 +133,7 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
         Ok(dst) => dst,
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
-    let _ = socket::set_keepalive(&stream);
+    super::keep_alive(&stream);
     match shared.unless_forced(open(&shared, peer, dst)).await {
         Some(Ok(opened)) => opened.relay(&shared, stream).await,
         // The application's handshake was completed by the kernel: a reset is the best that can be said.

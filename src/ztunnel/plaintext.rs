@@ -31,7 +31,7 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }:
 pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, OriginalDst(dst): OriginalDst) {
     match shared.unless_forced(connect(shared, peer, dst)).await.flatten() {
         Some((connection, tracked, upstream)) => {
-            let _ = socket::set_keepalive(&stream);
+            super::keep_alive(&stream);
             relay(shared, connection, Some(&tracked), (stream, upstream)).await;
         }
         // The kernel has completed the client's handshake: a reset is the best that can be said.

@@ -5,9 +5,12 @@ use super::{
     names::{self, Meaning, Searcher},
     outbound::{self, OpenError, Opened},
 };
-use crate::transport::{Accepted, socket};
+use crate::transport::Accepted;
 use std::{io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const VERSION: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;
@@ -109,13 +112,13 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "socks5 request refused");
             if let Some(answer) = error.answer() {
-                let _ = stream.write_all(&answer).await;
+                say(&mut stream, &answer).await;
             }
             return;
         }
         Err(_) => return tracing::debug!(%peer, "socks5 request did not come in time"),
     };
-    let _ = socket::set_keepalive(&stream);
+    super::keep_alive(&stream);
     match shared.unless_forced(open(&shared, peer, target)).await.unwrap_or(Err(Reply::Failure)) {
         Ok(opened) => {
             if let Err(error) = stream.write_all(&Reply::Succeeded.bytes()).await {
@@ -123,9 +126,14 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }
             }
             opened.relay(&shared, stream).await;
         }
-        Err(reply) => {
-            let _ = stream.write_all(&reply.bytes()).await;
-        }
+        Err(reply) => say(&mut stream, &reply.bytes()).await,
+    }
+}
+
+/// The last word to a client, who may have gone already.
+async fn say(stream: &mut TcpStream, answer: &[u8]) {
+    if let Err(error) = stream.write_all(answer).await {
+        tracing::debug!(%error, "socks5 answer not delivered");
     }
 }
 
