@@ -3,14 +3,14 @@
 //! A request does not cost a CONNECT: an HTTP/1 connection carries one request at a time and is
 //! used again, an HTTP/2 connection carries many.
 
-use super::{Config, expect};
+use super::{Config, expect, guard::Guard};
 use crate::{
     hbone::{ConnectHeaders, HBONE_PORT, Pool, PoolKey, TunnelIo},
     middleware::{Answered, Body, BodyError, ConnectFailure, Dispatch, Error, Failed, from_client},
     model::{AppProtocol, Identity},
     state::{Hop, InFlight, UpstreamEndpoint},
     telemetry::counters,
-    transport::socket,
+    transport::{Rewind, copy, socket},
 };
 use bytes::Bytes;
 use http::{
@@ -21,7 +21,7 @@ use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
-    upgrade::OnUpgrade,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
@@ -483,8 +483,21 @@ impl http_body::Body for Sharing {
 /// After a 101 both connections are bytes; they end together.
 async fn join_upgraded(downstream: OnUpgrade, upstream: OnUpgrade, _in_flight: InFlight, half_open_idle: Duration) {
     let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
-    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-    let _ = crate::transport::copy::bidirectional(&mut downstream, &mut upstream, Some(half_open_idle), |_, _| {}).await;
+    // The streams themselves, for only they can be broken off.
+    let (Some(mut downstream), Some(mut upstream)) = (stream::<Guard<Rewind<TunnelIo>>>(downstream), stream::<Io>(upstream)) else {
+        return tracing::error!("an upgraded connection is not what it was before");
+    };
+    let copied = copy::bidirectional(&mut downstream, &mut upstream, Some(half_open_idle), |_, _| {}).await;
+    copied.end.pass_on(&mut downstream, &mut upstream);
+}
+
+/// What hyper was given, with the bytes it has read too many.
+fn stream<IO: 'static>(upgraded: Upgraded) -> Option<Rewind<IO>>
+where
+    TokioIo<IO>: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let parts = upgraded.downcast::<TokioIo<IO>>().ok()?;
+    Some(Rewind::new(parts.read_buf, parts.io.into_inner()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
