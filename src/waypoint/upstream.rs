@@ -73,6 +73,8 @@ struct Kept {
     http1: Mutex<Vec<(Http1, Instant)>>,
     http2: Mutex<Vec<Shareable>>,
     opening: tokio::sync::Mutex<()>,
+    // How the last attempt at HTTP/2 failed, and when: those who waited for it fail with it.
+    failed: Mutex<Option<(Instant, Arc<ConnectFailure>)>>,
 }
 
 /// An HTTP/2 connection and its load.
@@ -293,12 +295,33 @@ impl Exchange {
         }
     }
 
-    /// Opens one at a time for each endpoint, so that a burst shares one connection.
+    /// Opens one at a time for each endpoint, so that a burst shares one connection, or why there is
+    /// none.
     async fn open_http2(&self) -> Result<Shareable, ConnectFailure> {
+        let since = Instant::now();
         let _opening = self.kept.opening.lock().await;
         if let Some(shareable) = self.kept.take_http2() {
             return Ok(shareable);
         }
+        if let Some((_, failure)) = lock(&self.kept.failed).as_ref().filter(|(at, _)| *at > since) {
+            return Err(ConnectFailure::Shared(failure.clone()));
+        }
+        match self.dial_http2().await {
+            Ok(send) => {
+                *lock(&self.kept.failed) = None;
+                let shareable = Shareable { send, load: Arc::new(()) };
+                lock(&self.kept.http2).push(shareable.clone());
+                Ok(shareable)
+            }
+            Err(failure) => {
+                let failure = Arc::new(failure);
+                *lock(&self.kept.failed) = Some((Instant::now(), failure.clone()));
+                Err(ConnectFailure::Shared(failure))
+            }
+        }
+    }
+
+    async fn dial_http2(&self) -> Result<Http2, ConnectFailure> {
         let io = self.forward.connect(&self.endpoint).await?;
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1 << 20)
@@ -311,9 +334,7 @@ impl Exchange {
                 tracing::debug!(%error, "connection to a workload ended");
             }
         });
-        let shareable = Shareable { send, load: Arc::new(()) };
-        lock(&self.kept.http2).push(shareable.clone());
-        Ok(shareable)
+        Ok(send)
     }
 }
 
