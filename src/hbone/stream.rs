@@ -1,5 +1,6 @@
 //! One stream of a tunnel as bytes.
 
+use crate::transport::Cuttable;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use std::{
@@ -135,6 +136,13 @@ impl AsyncWrite for TunnelIo {
         // A stream that is already reset cannot be ended again, and need not be.
         let _ = self.send.send_data(Bytes::new(), true);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Cuttable for TunnelIo {
+    /// With the code that RFC 9113, 8.5 asks for.
+    fn break_off(&mut self) {
+        self.reset(Reason::CONNECT_ERROR);
     }
 }
 

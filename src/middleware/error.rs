@@ -67,6 +67,9 @@ pub enum ConnectFailure {
     /// A kept connection was found closed before anything was sent.
     #[error("connection closed before the request was sent")]
     Stale(#[source] hyper::Error),
+    /// Somebody else was opening the connection that was waited for.
+    #[error(transparent)]
+    Shared(Arc<ConnectFailure>),
 }
 
 /// Whose fault it is.

@@ -4,11 +4,13 @@
 //! certificates come from ([`tls::CertSource`] is implemented in `cert`).
 
 pub mod copy;
+pub mod cut;
 pub mod listener;
 pub mod rewind;
 pub mod socket;
 pub mod tls;
 
+pub use cut::Cuttable;
 pub use listener::Accepted;
 pub use rewind::Rewind;
 pub use socket::OriginalDst;

@@ -30,6 +30,11 @@ impl<IO> Rewind<IO> {
     pub fn get_ref(&self) -> &IO {
         &self.io
     }
+
+    /// The same, to be changed; reading from it leaves the bytes out that come first.
+    pub fn get_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {

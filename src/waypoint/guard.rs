@@ -6,6 +6,7 @@
 //! track it stands aside, and hyper's own handling (drop Content-Length, close afterwards) holds.
 
 use super::interim::Interims;
+use crate::transport::Cuttable;
 use bytes::{Buf as _, Bytes};
 use std::{
     future::Future,
@@ -59,6 +60,12 @@ impl<IO> Guard<IO> {
     pub(super) fn new(io: IO, max_head: usize, head_timeout: Duration, interims: Interims, upgraded: Upgraded) -> Self {
         let watch = Watch { state: State::Head, head: Vec::new(), max_head };
         Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None, upgraded, poison: None }
+    }
+}
+
+impl<IO: Cuttable> Cuttable for Guard<IO> {
+    fn break_off(&mut self) {
+        self.io.break_off();
     }
 }
 

@@ -114,6 +114,7 @@ pub(super) async fn copy(mut io: Rewind<TunnelIo>, upstream: Connected, half_ope
     .await;
     record.duration = started.elapsed();
     (record.bytes_recv, record.bytes_sent) = (up, down);
+    copied.end.pass_on(&mut io, &mut to);
     match copied.end {
         End::Complete => {}
         End::HalfOpenIdle => record.error = Some("half-open connection was idle for too long".into()),

@@ -11,7 +11,7 @@ use crate::{
     runtime::DrainWatch,
     state::{Admission, Destination, SnapshotHandle, WaypointSnapshot},
     telemetry::{AccessLog, Direction, ResponseFlag, TcpEvent, TcpParty, TcpRecord},
-    transport::Rewind,
+    transport::{Cuttable as _, Rewind},
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -135,16 +135,18 @@ impl Tunnels {
         match spoken {
             Ok(Spoken::Http1(io)) => inner::http1(self, io, tunnel, destination.address, drain).await,
             Ok(Spoken::Http2(io)) => inner::http2(self, io, tunnel, destination.address, drain).await,
-            Ok(Spoken::Opaque(io, sni)) => {
-                let judged = opaque::authorize(&destination, &tunnel, sni.as_deref());
-                let Ok(policy) = judged else {
-                    // Too late for a status: the client sees its connection reset.
+            Ok(Spoken::Opaque(mut io, sni)) => {
+                // Too late for a status: the client sees its connection reset.
+                if opaque::authorize(&destination, &tunnel, sni.as_deref()).is_err() {
+                    io.break_off();
                     return self.record_denied(&destination, &tunnel);
-                };
-                let _ = policy;
+                }
                 match opaque::connect(&self.forward, &destination).await {
                     Ok(upstream) => self.copy(io, upstream, &destination, &tunnel).await,
-                    Err(error) => self.record_failed(&destination, &tunnel, &error),
+                    Err(error) => {
+                        io.break_off();
+                        self.record_failed(&destination, &tunnel, &error);
+                    }
                 }
             }
             Err(error) => tracing::debug!(%error, "client went away before it spoke"),

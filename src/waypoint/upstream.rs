@@ -3,14 +3,14 @@
 //! A request does not cost a CONNECT: an HTTP/1 connection carries one request at a time and is
 //! used again, an HTTP/2 connection carries many.
 
-use super::{Config, expect};
+use super::{Config, expect, guard::Guard};
 use crate::{
     hbone::{ConnectHeaders, HBONE_PORT, Pool, PoolKey, TunnelIo},
     middleware::{Answered, Body, BodyError, ConnectFailure, Dispatch, Error, Failed, from_client},
     model::{AppProtocol, Identity},
     state::{Hop, InFlight, UpstreamEndpoint},
     telemetry::counters,
-    transport::socket,
+    transport::{Rewind, copy, socket},
 };
 use bytes::Bytes;
 use http::{
@@ -21,7 +21,7 @@ use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
-    upgrade::OnUpgrade,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
@@ -73,6 +73,8 @@ struct Kept {
     http1: Mutex<Vec<(Http1, Instant)>>,
     http2: Mutex<Vec<Shareable>>,
     opening: tokio::sync::Mutex<()>,
+    // How the last attempt at HTTP/2 failed, and when: those who waited for it fail with it.
+    failed: Mutex<Option<(Instant, Arc<ConnectFailure>)>>,
 }
 
 /// An HTTP/2 connection and its load.
@@ -293,12 +295,33 @@ impl Exchange {
         }
     }
 
-    /// Opens one at a time for each endpoint, so that a burst shares one connection.
+    /// Opens one at a time for each endpoint, so that a burst shares one connection, or why there is
+    /// none.
     async fn open_http2(&self) -> Result<Shareable, ConnectFailure> {
+        let since = Instant::now();
         let _opening = self.kept.opening.lock().await;
         if let Some(shareable) = self.kept.take_http2() {
             return Ok(shareable);
         }
+        if let Some((_, failure)) = lock(&self.kept.failed).as_ref().filter(|(at, _)| *at > since) {
+            return Err(ConnectFailure::Shared(failure.clone()));
+        }
+        match self.dial_http2().await {
+            Ok(send) => {
+                *lock(&self.kept.failed) = None;
+                let shareable = Shareable { send, load: Arc::new(()) };
+                lock(&self.kept.http2).push(shareable.clone());
+                Ok(shareable)
+            }
+            Err(failure) => {
+                let failure = Arc::new(failure);
+                *lock(&self.kept.failed) = Some((Instant::now(), failure.clone()));
+                Err(ConnectFailure::Shared(failure))
+            }
+        }
+    }
+
+    async fn dial_http2(&self) -> Result<Http2, ConnectFailure> {
         let io = self.forward.connect(&self.endpoint).await?;
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1 << 20)
@@ -311,9 +334,7 @@ impl Exchange {
                 tracing::debug!(%error, "connection to a workload ended");
             }
         });
-        let shareable = Shareable { send, load: Arc::new(()) };
-        lock(&self.kept.http2).push(shareable.clone());
-        Ok(shareable)
+        Ok(send)
     }
 }
 
@@ -483,8 +504,21 @@ impl http_body::Body for Sharing {
 /// After a 101 both connections are bytes; they end together.
 async fn join_upgraded(downstream: OnUpgrade, upstream: OnUpgrade, _in_flight: InFlight, half_open_idle: Duration) {
     let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
-    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-    let _ = crate::transport::copy::bidirectional(&mut downstream, &mut upstream, Some(half_open_idle), |_, _| {}).await;
+    // The streams themselves, for only they can be broken off.
+    let (Some(mut downstream), Some(mut upstream)) = (stream::<Guard<Rewind<TunnelIo>>>(downstream), stream::<Io>(upstream)) else {
+        return tracing::error!("an upgraded connection is not what it was before");
+    };
+    let copied = copy::bidirectional(&mut downstream, &mut upstream, Some(half_open_idle), |_, _| {}).await;
+    copied.end.pass_on(&mut downstream, &mut upstream);
+}
+
+/// What hyper was given, with the bytes it has read too many.
+fn stream<IO: 'static>(upgraded: Upgraded) -> Option<Rewind<IO>>
+where
+    TokioIo<IO>: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let parts = upgraded.downcast::<TokioIo<IO>>().ok()?;
+    Some(Rewind::new(parts.read_buf, parts.io.into_inner()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,49 +6,10 @@ use super::{
     tracker::{Denied, Tracked},
 };
 use crate::{
-    hbone::TunnelIo,
     telemetry::ResponseFlag,
-    transport::{
-        copy::{End, Side},
-        socket,
-    },
+    transport::{Cuttable, copy::End},
 };
-use h2::Reason;
 use std::future::pending;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_util::either::Either;
-
-/// A side of a connection that can be broken off, so that its peer cannot take what it has got for
-/// everything there was.
-pub(super) trait Cuttable: AsyncRead + AsyncWrite + Unpin {
-    /// Breaks it off.
-    fn break_off(&mut self);
-}
-
-impl Cuttable for TcpStream {
-    fn break_off(&mut self) {
-        socket::reset_on_close(self);
-    }
-}
-
-impl Cuttable for TunnelIo {
-    /// With the code that RFC 9113, 8.5 asks for.
-    fn break_off(&mut self) {
-        self.reset(Reason::CONNECT_ERROR);
-    }
-}
-
-impl<L: Cuttable, R: Cuttable> Cuttable for Either<L, R> {
-    fn break_off(&mut self) {
-        match self {
-            Self::Left(io) => io.break_off(),
-            Self::Right(io) => io.break_off(),
-        }
-    }
-}
 
 enum Ended {
     Copied(End),
@@ -79,11 +40,7 @@ pub(super) async fn relay(
     };
     match ended {
         Ended::Copied(end) => {
-            match &end {
-                End::Failed { side: Side::Upstream, .. } => downstream.break_off(),
-                End::Failed { side: Side::Downstream, .. } => upstream.break_off(),
-                End::Complete | End::HalfOpenIdle => {}
-            }
+            end.pass_on(&mut downstream, &mut upstream);
             connection.copied(end);
         }
         Ended::Denied(denied) => {

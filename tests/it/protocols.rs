@@ -869,3 +869,93 @@ async fn a_slow_reader_does_not_make_the_waypoint_read_on() {
     .await;
     assert!(last < 64 << 20, "{last} bytes were taken in");
 }
+
+/// A workload outside the mesh: the waypoint has its socket itself.
+fn mesh_with_plain() -> MeshBuilder {
+    mesh()
+        .manifests(service(NS, "plain", 30, &[("http", 80, APP), ("unknown", 83, APP), ("tcp-x", 84, APP)]))
+        .manifests(plain_pod(NS, "plain-1", "plain", "plain", 31))
+}
+
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let mesh = mesh_with_plain().start();
+    let _app = Backend::tcp(mesh.net.addr(31, APP), |stream| async move {
+        let mut stream = stream;
+        let mut hello = vec![0; 1024];
+        let n = stream.read(&mut hello).await.unwrap();
+        if hello.starts_with(b"GET ") {
+            stream.write_all(SWITCHING.as_bytes()).await.unwrap();
+        }
+        stream.write_all(b"half of it").await.unwrap();
+        // Until the client has it all.
+        assert!(n > 0 && stream.read(&mut hello).await.unwrap() > 0);
+        cairn::transport::socket::reset_on_close(&stream);
+    });
+    let client = mesh.client("client");
+    for (port, hello) in [(84, "hello"), (83, "\0 hello\r\n"), (80, UPGRADE)] {
+        let mut io = client.connect(mesh.net.addr(30, port)).await.unwrap();
+        io.write_all(hello.as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"half of it") {
+            assert!(soon("half of it", io.read_buf(&mut read)).await.unwrap() > 0);
+        }
+        io.write_all(b"go").await.unwrap();
+        let end = soon("the end", io.read_to_end(&mut read)).await;
+        assert_eq!(end.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset), "port {port}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let mesh = mesh_with_plain().start();
+    let (ends, mut ended) = mpsc::channel(1);
+    let _app = Backend::tcp(mesh.net.addr(31, APP), move |stream| {
+        let (mut stream, ends) = (stream, ends.clone());
+        async move {
+            let mut read = Vec::new();
+            while !read.ends_with(b"half of it") {
+                assert!(stream.read_buf(&mut read).await.unwrap() > 0);
+                if read.ends_with(b"\r\n\r\n") {
+                    stream.write_all(SWITCHING.as_bytes()).await.unwrap();
+                }
+            }
+            stream.write_all(b"go").await.unwrap();
+            let _ = ends.send(stream.read_to_end(&mut read).await.map_err(|e| e.kind())).await;
+        }
+    });
+    let client = mesh.client("client");
+    for (port, hello) in [(84, "hello"), (83, "\0 hello\r\n"), (80, UPGRADE)] {
+        let mut io = client.connect(mesh.net.addr(30, port)).await.unwrap();
+        io.write_all(hello.as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        while port == 80 && !read.ends_with(b"\r\n\r\n") {
+            assert!(soon("101", io.read_buf(&mut read)).await.unwrap() > 0);
+        }
+        io.write_all(b"half of it").await.unwrap();
+        while !read.ends_with(b"go") {
+            assert!(soon("go", io.read_buf(&mut read)).await.unwrap() > 0);
+        }
+        io.reset(h2::Reason::CONNECT_ERROR);
+        let end = soon("the end", ended.recv()).await.unwrap();
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "port {port}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_cannot_go_on_are_not_an_empty_answer() {
+    let rules = "action: DENY\nrules: [{to: [{operation: {ports: ['83']}}]}]\ntargetRefs: [{group: '', kind: Service, name: echo}]";
+    let mut mesh = mesh_with_plain().manifests(policy(NS, "p", rules)).start();
+    let client = mesh.client("client");
+    // Denied, and without an endpoint that answers: both found out after the 200.
+    for (host, flag) in [(10, "DENY"), (30, "UF")] {
+        let mut io = client.connect(mesh.net.addr(host, 83)).await.unwrap();
+        io.write_all(b"\0 hello\r\n").await.unwrap();
+        let end = soon("the end", io.read_to_end(&mut Vec::new())).await;
+        assert_eq!(end.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset), "{flag}");
+        assert_eq!(mesh.tcp_record().await.flag.as_str(), flag);
+    }
+}

@@ -397,3 +397,23 @@ async fn http_2_survives_a_failed_connect() {
     }
     assert_eq!(attempts, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_connection_fail_with_it() {
+    let mesh = mesh().config(|c| c.hbone.handshake_timeout = Duration::from_millis(300)).start();
+    // The kernel accepts, and nobody ever answers.
+    let _hole = std::net::TcpListener::bind(mesh.net.addr(11, 15008)).unwrap();
+    let http2 = mesh.client("client").http2(mesh.net.addr(10, 81)).await;
+    let begun = Instant::now();
+    let requests =
+        (0..10).map(|_| {
+            let mut http2 = http2.clone();
+            async move {
+                http2.send_request(Request::get("http://test/").body(Full::<bytes::Bytes>::default()).unwrap()).await.unwrap().status()
+            }
+        });
+    let statuses = soon("answers", futures_util::future::join_all(requests)).await;
+    assert_eq!(statuses, [StatusCode::SERVICE_UNAVAILABLE; 10]);
+    // Three tries each; one after the other they would take 9 s.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
