@@ -23,7 +23,7 @@ use hyper::{
     client::conn::{http1, http2},
     upgrade::{OnUpgrade, Upgraded},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
     collections::HashMap,
     future::Future,
@@ -83,8 +83,25 @@ struct Shareable {
     send: Http2,
     // Requests on it: handles of this Arc beyond the one in `Kept`.
     load: Arc<()>,
+    // When it was last seen with load on it; kept in `Kept`.
+    used: Instant,
 }
 
+impl Shareable {
+    /// Whether there was no request on it for that long. Looked at at intervals.
+    fn is_idle(&mut self, limit: Duration) -> bool {
+        if Arc::strong_count(&self.load) > 1 {
+            self.used = Instant::now();
+        }
+        self.used.elapsed() >= limit
+    }
+}
+
+/// Between two pings on a silent HTTP/2 connection that no tunnel watches over. Servers of gRPC
+/// close a connection that pings more often than every five minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(310);
+/// An HTTP/2 connection whose ping is not answered within this time is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests that one HTTP/2 connection carries before another is opened.
 const MAX_SHARED: usize = 100;
 /// Idle HTTP/1 connections kept for one endpoint.
@@ -135,7 +152,7 @@ impl Forward {
             let idle = self.shared.idle;
             lock(&self.shared.kept).retain(|_, kept| {
                 lock(&kept.http1).retain(|(send, since)| !send.is_closed() && since.elapsed() < idle);
-                lock(&kept.http2).retain(|shareable| !shareable.send.is_closed());
+                lock(&kept.http2).retain_mut(|shareable| !shareable.send.is_closed() && !shareable.is_idle(idle));
                 Arc::strong_count(kept) > 1 || !kept.is_empty()
             });
             self.shared.tunnels.sweep();
@@ -309,7 +326,7 @@ impl Exchange {
         match self.dial_http2().await {
             Ok(send) => {
                 *lock(&self.kept.failed) = None;
-                let shareable = Shareable { send, load: Arc::new(()) };
+                let shareable = Shareable { send, load: Arc::new(()), used: Instant::now() };
                 lock(&self.kept.http2).push(shareable.clone());
                 Ok(shareable)
             }
@@ -326,6 +343,9 @@ impl Exchange {
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            .timer(TokioTimer::new())
+            .keep_alive_interval((self.endpoint.hop == Hop::Plain).then_some(PING_INTERVAL))
+            .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectFailure::Http)?;
@@ -406,7 +426,8 @@ impl Kept {
     fn take_http2(&self) -> Option<Shareable> {
         let mut kept = lock(&self.http2);
         kept.retain(|shareable| !shareable.send.is_closed());
-        let least = kept.iter().min_by_key(|s| Arc::strong_count(&s.load))?;
+        let least = kept.iter_mut().min_by_key(|s| Arc::strong_count(&s.load))?;
+        least.used = Instant::now();
         (Arc::strong_count(&least.load) <= MAX_SHARED).then(|| least.clone())
     }
 
