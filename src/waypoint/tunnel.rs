@@ -56,9 +56,6 @@ pub enum Refusal {
     /// No workload could be reached.
     #[error("no upstream")]
     NoUpstream,
-    /// The waypoint is shutting down.
-    #[error("draining")]
-    Draining,
 }
 
 impl Refusal {
@@ -67,7 +64,7 @@ impl Refusal {
         match self {
             Self::Method | Self::Authority | Self::Hostname | Self::NotServed => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::UNAUTHORIZED,
-            Self::UndeclaredPort | Self::NoUpstream | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UndeclaredPort | Self::NoUpstream => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
