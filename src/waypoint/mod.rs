@@ -4,6 +4,7 @@ mod expect;
 mod guard;
 mod inner;
 mod interim;
+mod kept;
 mod opaque;
 mod sniff;
 mod stack;

@@ -2,18 +2,19 @@
 
 use super::Forward;
 use crate::{
-    authz::{Attributes, PolicyRule},
+    authz::Attributes,
     balance,
     hbone::TunnelIo,
     middleware::{Error, Tunnel},
-    state::{Destination, Hop, InFlight, UpstreamEndpoint},
+    state::{Admission, Destination, Hop, InFlight, SnapshotHandle, UpstreamEndpoint, WaypointSnapshot},
     telemetry::{Direction as Reported, ResponseFlag, TcpEvent, TcpParty, TcpRecord, counters},
     transport::{
-        Rewind,
+        Cuttable as _, Rewind,
         copy::{self, Direction, End, Side},
     },
 };
 use std::{
+    future::{Future, pending},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -30,23 +31,44 @@ pub(super) struct Connected {
 }
 
 /// Judges a connection by the destination's policies; HTTP conditions do not apply here.
-pub(super) fn authorize(
-    destination: &Destination,
-    tunnel: &Tunnel,
-    sni: Option<&str>,
-) -> Result<Option<Arc<PolicyRule>>, Option<Arc<PolicyRule>>> {
+pub(super) fn authorize(destination: &Destination, tunnel: &Tunnel, sni: Option<&str>) -> bool {
+    let is_allowed = judge(destination, tunnel, sni);
+    if is_allowed {
+        counters().authorization_allowed.increment(1);
+    }
+    is_allowed
+}
+
+/// Resolves when a later snapshot denies what `judged` has let through. While the mesh does not
+/// serve the destination, the last judgement stands. Cancel safe.
+pub(super) async fn denied(mesh: &SnapshotHandle<WaypointSnapshot>, judged: &Destination, tunnel: &Tunnel, sni: Option<&str>) {
+    let mut published = mesh.published();
+    let mut rules = judged.tcp_rules.clone();
+    loop {
+        if let Admission::Served(now) = mesh.load().admit(judged.address)
+            && !Arc::ptr_eq(&now.tcp_rules, &rules)
+        {
+            if !judge(&now, tunnel, sni) {
+                return;
+            }
+            rules = now.tcp_rules.clone();
+        }
+        if !published.changed().await {
+            return pending().await;
+        }
+    }
+}
+
+fn judge(destination: &Destination, tunnel: &Tunnel, sni: Option<&str>) -> bool {
     let attributes =
         Attributes { identity: Some(&tunnel.peer), source_ip: tunnel.peer_address.ip(), destination: destination.address, sni, http: None };
     let verdict = destination.tcp_rules.check(&attributes);
-    let rule = verdict.reason.rule().cloned();
-    if verdict.allowed {
-        counters().authorization_allowed.increment(1);
-        return Ok(rule);
+    if !verdict.allowed {
+        counters().authorization_denied.increment(1);
+        let policy = verdict.reason.rule().map(ToString::to_string).unwrap_or_default();
+        tracing::info!(peer = %tunnel.peer, destination = %destination.address, policy, "connection denied by policy");
     }
-    counters().authorization_denied.increment(1);
-    let policy = rule.as_ref().map(ToString::to_string).unwrap_or_default();
-    tracing::info!(peer = %tunnel.peer, destination = %destination.address, policy, "connection denied by policy");
-    Err(rule)
+    verdict.allowed
 }
 
 /// Connects to an endpoint, and to another one when that fails.
@@ -101,8 +123,14 @@ pub(super) fn record(destination: &Destination, tunnel: &Tunnel, upstream: Optio
     }
 }
 
-/// Copies until both sides are done; a side that fails resets the other.
-pub(super) async fn copy(mut io: Rewind<TunnelIo>, upstream: Connected, half_open_idle: Duration, mut record: TcpRecord) -> TcpRecord {
+/// Copies until both sides are done, or `denied` resolves; a side that fails resets the other.
+pub(super) async fn copy(
+    mut io: Rewind<TunnelIo>,
+    upstream: Connected,
+    half_open_idle: Duration,
+    mut record: TcpRecord,
+    denied: impl Future<Output = ()>,
+) -> TcpRecord {
     let Connected { io: mut to, in_flight, .. } = upstream;
     let _in_flight = in_flight;
     let started = Instant::now();
@@ -110,12 +138,23 @@ pub(super) async fn copy(mut io: Rewind<TunnelIo>, upstream: Connected, half_ope
     let copied = copy::bidirectional(&mut io, &mut to, Some(half_open_idle), |direction, n| match direction {
         Direction::Upstream => up += n as u64,
         Direction::Downstream => down += n as u64,
-    })
-    .await;
+    });
+    let end = tokio::select! {
+        biased;
+        () = denied => None,
+        copied = copied => Some(copied.end),
+    };
     record.duration = started.elapsed();
     (record.bytes_recv, record.bytes_sent) = (up, down);
-    copied.end.pass_on(&mut io, &mut to);
-    match copied.end {
+    let Some(end) = end else {
+        io.break_off();
+        to.break_off();
+        record.flag = ResponseFlag::Denied;
+        record.error = Some("denied by policy".into());
+        return record;
+    };
+    end.pass_on(&mut io, &mut to);
+    match end {
         End::Complete => {}
         End::HalfOpenIdle => record.error = Some("half-open connection was idle for too long".into()),
         End::Failed { side, error } => {

@@ -56,9 +56,6 @@ pub enum Refusal {
     /// No workload could be reached.
     #[error("no upstream")]
     NoUpstream,
-    /// The waypoint is shutting down.
-    #[error("draining")]
-    Draining,
 }
 
 impl Refusal {
@@ -67,7 +64,7 @@ impl Refusal {
         match self {
             Self::Method | Self::Authority | Self::Hostname | Self::NotServed => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::UNAUTHORIZED,
-            Self::UndeclaredPort | Self::NoUpstream | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UndeclaredPort | Self::NoUpstream => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -137,12 +134,12 @@ impl Tunnels {
             Ok(Spoken::Http2(io)) => inner::http2(self, io, tunnel, destination.address, drain).await,
             Ok(Spoken::Opaque(mut io, sni)) => {
                 // Too late for a status: the client sees its connection reset.
-                if opaque::authorize(&destination, &tunnel, sni.as_deref()).is_err() {
+                if !opaque::authorize(&destination, &tunnel, sni.as_deref()) {
                     io.break_off();
                     return self.record_denied(&destination, &tunnel);
                 }
                 match opaque::connect(&self.forward, &destination).await {
-                    Ok(upstream) => self.copy(io, upstream, &destination, &tunnel).await,
+                    Ok(upstream) => self.copy(io, upstream, &destination, &tunnel, sni.as_deref()).await,
                     Err(error) => {
                         io.break_off();
                         self.record_failed(&destination, &tunnel, &error);
@@ -155,7 +152,7 @@ impl Tunnels {
 
     /// A port that is declared opaque: policy and the connection upstream decide the answer.
     async fn serve_opaque(&self, mut connect: Connect, destination: &Arc<Destination>, tunnel: &Arc<Tunnel>) {
-        if opaque::authorize(destination, tunnel, None).is_err() {
+        if !opaque::authorize(destination, tunnel, None) {
             return self.refuse(connect, Refusal::Denied, tunnel.peer_address, tunnel.peer.clone());
         }
         let connected = tokio::select! {
@@ -165,7 +162,7 @@ impl Tunnels {
         match connected {
             Ok(upstream) => {
                 let Ok(io) = connect.accept(None) else { return };
-                self.copy(Rewind::new(Bytes::new(), io), upstream, destination, tunnel).await;
+                self.copy(Rewind::new(Bytes::new(), io), upstream, destination, tunnel, None).await;
             }
             Err(error) => {
                 tracing::info!(target = connect.authority(), %error, "no upstream");
@@ -174,9 +171,17 @@ impl Tunnels {
         }
     }
 
-    async fn copy(&self, io: Rewind<TunnelIo>, upstream: opaque::Connected, destination: &Arc<Destination>, tunnel: &Arc<Tunnel>) {
+    async fn copy(
+        &self,
+        io: Rewind<TunnelIo>,
+        upstream: opaque::Connected,
+        destination: &Arc<Destination>,
+        tunnel: &Arc<Tunnel>,
+        sni: Option<&str>,
+    ) {
         let record = opaque::record(destination, tunnel, Some(&upstream));
-        let done = opaque::copy(io, upstream, self.config.half_open_idle, record).await;
+        let denied = opaque::denied(&self.mesh, destination, tunnel, sni);
+        let done = opaque::copy(io, upstream, self.config.half_open_idle, record, denied).await;
         self.log.tcp(done);
     }
 

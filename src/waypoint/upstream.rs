@@ -3,7 +3,11 @@
 //! A request does not cost a CONNECT: an HTTP/1 connection carries one request at a time and is
 //! used again, an HTTP/2 connection carries many.
 
-use super::{Config, expect, guard::Guard};
+use super::{
+    Config, expect,
+    guard::Guard,
+    kept::{Http1, Http2, Kept, KeptKey, lock},
+};
 use crate::{
     hbone::{ConnectHeaders, HBONE_PORT, Pool, PoolKey, TunnelIo},
     middleware::{Answered, Body, BodyError, ConnectFailure, Dispatch, Error, Failed, from_client},
@@ -23,25 +27,22 @@ use hyper::{
     client::conn::{http1, http2},
     upgrade::{OnUpgrade, Upgraded},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
     collections::HashMap,
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{net::TcpStream, time::Instant};
+use tokio::net::TcpStream;
 use tokio_util::either::Either;
 use tower::Service;
 
 /// A byte stream to a workload.
 pub(super) type Io = Either<TunnelIo, TcpStream>;
-
-type Http1 = http1::SendRequest<Body>;
-type Http2 = http2::SendRequest<Body>;
 
 /// Sends requests to endpoints. Clones share their connections.
 #[derive(Debug, Clone)]
@@ -59,37 +60,11 @@ struct Shared {
     kept: Mutex<HashMap<KeptKey, Arc<Kept>>>,
 }
 
-/// Connections are kept by what they lead to and to whom: an address that another workload has
-/// taken over is another key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct KeptKey {
-    address: SocketAddr,
-    hop: Hop,
-}
-
-/// The connections to one endpoint.
-#[derive(Debug, Default)]
-struct Kept {
-    http1: Mutex<Vec<(Http1, Instant)>>,
-    http2: Mutex<Vec<Shareable>>,
-    opening: tokio::sync::Mutex<()>,
-    // How the last attempt at HTTP/2 failed, and when: those who waited for it fail with it.
-    failed: Mutex<Option<(Instant, Arc<ConnectFailure>)>>,
-}
-
-/// An HTTP/2 connection and its load.
-#[derive(Debug, Clone)]
-struct Shareable {
-    send: Http2,
-    // Requests on it: handles of this Arc beyond the one in `Kept`.
-    load: Arc<()>,
-}
-
-/// Requests that one HTTP/2 connection carries before another is opened.
-const MAX_SHARED: usize = 100;
-/// Idle HTTP/1 connections kept for one endpoint.
-const MAX_KEPT: usize = 256;
-
+/// Between two pings on a silent HTTP/2 connection that no tunnel watches over. Servers of gRPC
+/// close a connection that pings more often than every five minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(310);
+/// An HTTP/2 connection whose ping is not answered within this time is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 impl Forward {
     /// Forwards as `identity`, through tunnels of this pool.
     pub fn new(config: &Config, identity: Identity, tunnels: Pool) -> Self {
@@ -134,8 +109,7 @@ impl Forward {
             interval.tick().await;
             let idle = self.shared.idle;
             lock(&self.shared.kept).retain(|_, kept| {
-                lock(&kept.http1).retain(|(send, since)| !send.is_closed() && since.elapsed() < idle);
-                lock(&kept.http2).retain(|shareable| !shareable.send.is_closed());
+                kept.sweep(idle);
                 Arc::strong_count(kept) > 1 || !kept.is_empty()
             });
             self.shared.tunnels.sweep();
@@ -266,7 +240,7 @@ impl Exchange {
         loop {
             let (mut shareable, is_reused) = match self.kept.take_http2() {
                 Some(shareable) => (shareable, true),
-                None => match self.open_http2().await {
+                None => match self.kept.open_http2(self.dial_http2()).await {
                     Ok(shareable) => (shareable, false),
                     Err(error) => return Err((Error::Connect(error), Some(Box::new(request)))),
                 },
@@ -295,37 +269,14 @@ impl Exchange {
         }
     }
 
-    /// Opens one at a time for each endpoint, so that a burst shares one connection, or why there is
-    /// none.
-    async fn open_http2(&self) -> Result<Shareable, ConnectFailure> {
-        let since = Instant::now();
-        let _opening = self.kept.opening.lock().await;
-        if let Some(shareable) = self.kept.take_http2() {
-            return Ok(shareable);
-        }
-        if let Some((_, failure)) = lock(&self.kept.failed).as_ref().filter(|(at, _)| *at > since) {
-            return Err(ConnectFailure::Shared(failure.clone()));
-        }
-        match self.dial_http2().await {
-            Ok(send) => {
-                *lock(&self.kept.failed) = None;
-                let shareable = Shareable { send, load: Arc::new(()) };
-                lock(&self.kept.http2).push(shareable.clone());
-                Ok(shareable)
-            }
-            Err(failure) => {
-                let failure = Arc::new(failure);
-                *lock(&self.kept.failed) = Some((Instant::now(), failure.clone()));
-                Err(ConnectFailure::Shared(failure))
-            }
-        }
-    }
-
     async fn dial_http2(&self) -> Result<Http2, ConnectFailure> {
         let io = self.forward.connect(&self.endpoint).await?;
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            .timer(TokioTimer::new())
+            .keep_alive_interval((self.endpoint.hop == Hop::Plain).then_some(PING_INTERVAL))
+            .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectFailure::Http)?;
@@ -380,43 +331,6 @@ fn to_http2(request: &mut Request<Body>) -> Result<(), Error> {
     let uri = Uri::builder().scheme("http").authority(authority).path_and_query(target).build();
     *request.uri_mut() = uri.map_err(|_| Error::BadRequest("host is not valid"))?;
     Ok(())
-}
-
-impl Kept {
-    /// A connection that is open and done with its last request. One that is not quite done is left
-    /// for the next.
-    fn take_http1(&self) -> Option<Http1> {
-        let mut kept = lock(&self.http1);
-        kept.retain(|(send, _)| !send.is_closed());
-        let at = kept.iter().rposition(|(send, _)| send.is_ready())?;
-        Some(kept.remove(at).0)
-    }
-
-    fn put_http1(&self, send: Http1) {
-        if send.is_closed() {
-            return;
-        }
-        let mut kept = lock(&self.http1);
-        if kept.len() < MAX_KEPT {
-            kept.push((send, Instant::now()));
-        }
-    }
-
-    /// The least loaded connection that has room; the clone counts as load.
-    fn take_http2(&self) -> Option<Shareable> {
-        let mut kept = lock(&self.http2);
-        kept.retain(|shareable| !shareable.send.is_closed());
-        let least = kept.iter().min_by_key(|s| Arc::strong_count(&s.load))?;
-        (Arc::strong_count(&least.load) <= MAX_SHARED).then(|| least.clone())
-    }
-
-    fn forget_http2(&self, shareable: &Shareable) {
-        lock(&self.http2).retain(|s| !Arc::ptr_eq(&s.load, &shareable.load));
-    }
-
-    fn is_empty(&self) -> bool {
-        lock(&self.http1).is_empty() && lock(&self.http2).is_empty()
-    }
 }
 
 /// A response body that gives its connection back at its end. Dropped earlier, it closes it: what
@@ -519,8 +433,4 @@ where
 {
     let parts = upgraded.downcast::<TokioIo<IO>>().ok()?;
     Some(Rewind::new(parts.read_buf, parts.io.into_inner()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

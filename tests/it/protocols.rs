@@ -959,3 +959,41 @@ async fn bytes_that_cannot_go_on_are_not_an_empty_answer() {
         assert_eq!(mesh.tcp_record().await.flag.as_str(), flag);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_nobody_uses_is_closed() {
+    let mesh = mesh().config(|c| c.upstream_idle = Duration::from_millis(500)).start();
+    let (app, peer) = mesh.workload("echo-v1", "echo", 11);
+    let client = mesh.client("client");
+    for (n, port) in [80, 81].into_iter().enumerate() {
+        assert_eq!(client.get(mesh.net.addr(10, port), "/").await.text(), "echo-v1");
+        assert_eq!(app.connections(), n + 1, "port {port}");
+        eventually("it is closed", || async { peer.open_streams() == 0 }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_with_a_long_request_stays() {
+    let mesh = mesh().config(|c| c.upstream_idle = Duration::from_millis(500)).start();
+    let go = Arc::new(Notify::new());
+    let wait = go.clone();
+    let app = Backend::custom(mesh.net.addr(11, APP), move |_| {
+        let wait = wait.clone();
+        async move {
+            wait.notified().await;
+            Response::new(full("late"))
+        }
+    });
+    let _peer = mesh.peer("echo", 11);
+    let mut http2 = mesh.client("client").http2(mesh.net.addr(10, 81)).await;
+    let request = || Request::get("http://test/").body(Empty::<Bytes>::new()).unwrap();
+    let first = tokio::spawn(http2.send_request(request()));
+    // Longer than two sweeps.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let second = tokio::spawn(http2.send_request(request()));
+    for response in [first, second] {
+        go.notify_one();
+        assert_eq!(Answer::of(soon("answer", response).await.unwrap().unwrap()).await.text(), "late");
+    }
+    assert_eq!(app.connections(), 1);
+}

@@ -1,7 +1,7 @@
 //! Manifests that change while a waypoint runs.
 
 use crate::support::{
-    Backend, Client, Mesh, MeshBuilder, Peer,
+    Backend, Client, Mesh, MeshBuilder, Peer, Raw,
     client::{self, Answer},
     eventually,
     manifests::*,
@@ -232,4 +232,46 @@ async fn a_config_map_is_swapped_as_one_world_under_load() {
     let count = |status| seen.iter().filter(|s| **s == status).count();
     assert_eq!(count(StatusCode::OK) + count(StatusCode::FORBIDDEN), seen.len(), "{} saw a mix", count(StatusCode::NOT_FOUND));
     assert!(count(StatusCode::OK) > 0 && count(StatusCode::FORBIDDEN) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opaque_bytes_end_when_a_new_policy_denies_them() {
+    let echo = || {
+        service(NS, "echo", 10, &[("unknown", 83, 8080), ("tcp-x", 84, 8080), ("tcp-y", 85, 8080)])
+            + &pod(NS, "echo-v1", "echo", "echo", 11)
+    };
+    let deny = |name: &str, port: u16| {
+        let rules = format!("rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]");
+        policy(NS, name, &format!("targetRefs: [{{group: \"\", kind: Service, name: echo}}]\naction: DENY\n{rules}"))
+    };
+    let mut mesh = MeshBuilder::new().manifests(echo()).start();
+    let _app = Backend::tcp(mesh.net.addr(11, 8080), |mut stream| async move {
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let _peer = mesh.peer("echo", 11);
+    let client = mesh.client("client");
+    let mut open = Vec::new();
+    for port in [83, 84, 85] {
+        let mut raw = Raw::new(client.connect(mesh.net.addr(10, port)).await.unwrap());
+        raw.send("\0 hello\r\n").await;
+        raw.until("\r\n").await;
+        open.push(raw);
+    }
+    let mut last = open.pop().unwrap();
+    let mut policies = String::new();
+    for (port, mut raw) in [83, 84].into_iter().zip(open) {
+        policies += &deny(&format!("p{port}"), port);
+        mesh.rewrite(&(echo() + &policies));
+        assert_eq!(raw.end().await.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset), "port {port}");
+        let record = mesh.tcp_record().await;
+        assert_eq!((record.flag.as_str(), record.bytes_sent, record.bytes_recv), ("DENY", 9, 9), "port {port}");
+        last.send("still\r\n").await;
+        assert_eq!(last.until("\r\n").await, "still\r\n");
+    }
+    // Without the service the last judgement stands.
+    mesh.rewrite(&pod(NS, "echo-v1", "echo", "echo", 11));
+    eventually("the service is gone", async || client.connect(mesh.net.addr(10, 85)).await.is_err()).await;
+    last.send("still\r\n").await;
+    assert_eq!(last.until("\r\n").await, "still\r\n");
 }

@@ -64,6 +64,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Raw<IO> {
         String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
     }
 
+    /// How the other side ends; what it still says is lost.
+    pub async fn end(&mut self) -> std::io::Result<()> {
+        super::soon("the end", tokio::io::copy(&mut self.io, &mut tokio::io::sink())).await.map(|_| ())
+    }
+
     /// Says that no more is sent.
     pub async fn shutdown(&mut self) {
         let _ = self.io.shutdown().await;
