@@ -18,8 +18,8 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, COOKIE, EXPECT, HOST, UPGRADE},
+    Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, EXPECT, HOST, UPGRADE},
 };
 use http_body::{Frame, SizeHint};
 use hyper::{
@@ -291,14 +291,7 @@ impl Exchange {
 
 /// HTTP/2 may send cookies apart, HTTP/1 has one header for them (RFC 9113, 8.2.3).
 fn to_http1(request: &mut Request<Body>) {
-    let is_split = request.version() == Version::HTTP_2;
     *request.version_mut() = Version::HTTP_11;
-    if is_split && request.headers().get_all(COOKIE).iter().nth(1).is_some() {
-        let crumbs: Vec<&[u8]> = request.headers().get_all(COOKIE).iter().map(|v| v.as_bytes()).collect();
-        if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-            request.headers_mut().insert(COOKIE, whole);
-        }
-    }
 }
 
 /// A copy to send on a new connection should the kept one prove dead. Only a safe method may be
