@@ -170,7 +170,7 @@ struct Exchange {
 
 impl Exchange {
     async fn http1(self, mut request: Request<Body>, is_upgrade: bool) -> Result<Response<Body>, (Error, Unsent)> {
-        to_http1(&mut request);
+        *request.version_mut() = Version::HTTP_11;
         // A copy: a request that goes back unsent has its own still.
         let downstream = is_upgrade.then(|| request.extensions().get::<OnUpgrade>().cloned()).flatten();
         let mut is_repeated = false;
@@ -287,11 +287,6 @@ impl Exchange {
         });
         Ok(send)
     }
-}
-
-/// HTTP/2 may send cookies apart, HTTP/1 has one header for them (RFC 9113, 8.2.3).
-fn to_http1(request: &mut Request<Body>) {
-    *request.version_mut() = Version::HTTP_11;
 }
 
 /// A copy to send on a new connection should the kept one prove dead. Only a safe method may be
