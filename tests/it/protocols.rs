@@ -988,7 +988,7 @@ async fn a_kept_connection_with_a_long_request_stays() {
     let mut http2 = mesh.client("client").http2(mesh.net.addr(10, 81)).await;
     let request = || Request::get("http://test/").body(Empty::<Bytes>::new()).unwrap();
     let first = tokio::spawn(http2.send_request(request()));
-    // Longer than two sweeps.
+    // That something does not happen has no event to wait for: this is longer than two sweeps.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let second = tokio::spawn(http2.send_request(request()));
     for response in [first, second] {
