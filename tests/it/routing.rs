@@ -10,7 +10,7 @@ use crate::support::{
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 const APP: u16 = 8080;
 
