@@ -15,7 +15,7 @@ use crate::{
 use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 use tower::ServiceExt as _;
 
 /// HTTP/1.1 and 1.0, with upgrades.
@@ -41,14 +41,7 @@ pub(super) async fn http1(tunnels: &Tunnels, io: Rewind<TunnelIo>, tunnel: Arc<T
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    tokio::pin!(connection);
-    tokio::select! {
-        end = connection.as_mut() => log(end),
-        () = drain.signaled() => {
-            connection.as_mut().graceful_shutdown();
-            log(connection.await);
-        }
-    }
+    until_drained(connection, drain, |connection| connection.graceful_shutdown()).await;
 }
 
 /// hyper asks for at least this much.
@@ -64,14 +57,22 @@ pub(super) async fn http2(tunnels: &Tunnels, io: Rewind<TunnelIo>, tunnel: Arc<T
         .max_header_list_size(u32::try_from(tunnels.config.max_request_head).unwrap_or(u32::MAX))
         .max_concurrent_streams(hbone.max_concurrent_streams)
         .max_pending_accept_reset_streams(hbone.max_pending_resets)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(super::INNER_STREAM_WINDOW)
+        .initial_connection_window_size(super::INNER_CONNECTION_WINDOW)
         .serve_connection(TokioIo::new(io), service);
+    until_drained(connection, drain, |connection| connection.graceful_shutdown()).await;
+}
+
+/// Serves a connection to its end; from the drain on it finishes what it has begun and takes no more.
+async fn until_drained<C>(connection: C, drain: &DrainWatch, shut_down: impl FnOnce(Pin<&mut C>))
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
     tokio::pin!(connection);
     tokio::select! {
         end = connection.as_mut() => log(end),
         () = drain.signaled() => {
-            connection.as_mut().graceful_shutdown();
+            shut_down(connection.as_mut());
             log(connection.await);
         }
     }

@@ -28,6 +28,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel::Tunnels;
 
+/// Windows of HTTP/2 inside a tunnel, bytes, towards both sides. Below the tunnel's own, which hold
+/// for all that is inside it.
+const INNER_STREAM_WINDOW: u32 = 1 << 20;
+const INNER_CONNECTION_WINDOW: u32 = 4 << 20;
+
 /// What can be set on a waypoint.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -272,8 +272,8 @@ impl Exchange {
     async fn dial_http2(&self) -> Result<Http2, ConnectFailure> {
         let io = self.forward.connect(&self.endpoint).await?;
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(super::INNER_STREAM_WINDOW)
+            .initial_connection_window_size(super::INNER_CONNECTION_WINDOW)
             .timer(TokioTimer::new())
             .keep_alive_interval((self.endpoint.hop == Hop::Plain).then_some(PING_INTERVAL))
             .keep_alive_timeout(PING_TIMEOUT)
