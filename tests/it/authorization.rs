@@ -442,3 +442,41 @@ async fn cookies_in_parts_are_judged_whole() {
     }
     assert_eq!(app.last().headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=3"]);
 }
+
+/// The first bytes of a TLS client that asks for `name`.
+fn client_hello(name: &str) -> Vec<u8> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let mut client = rustls::ClientConnection::new(config.into(), name.to_owned().try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_name_of_the_clients_own_tls_is_judged_and_unknown_ones_are_refused() {
+    let spec = format!("{ON_SERVICE}\naction: DENY\nrules: [{{when: [{{key: connection.sni, values: [secret.example]}}]}}]");
+    let ports = [("tls", 443, APP), ("tcp", 82, APP), ("any", 83, APP)];
+    let manifests = service(NS, "a", 10, &ports) + &pod(NS, "a-1", "a", "a", 11) + &policy(NS, "p", &spec);
+    let mesh = MeshBuilder::new().manifests(manifests).start();
+    let (app, _peer) = (crate::support::Backend::tcp(mesh.net.addr(11, APP), echo), mesh.peer("a", 11));
+    let client = mesh.client("client");
+    for port in [443, 83] {
+        let before = app.connections();
+        let mut denied = Raw::new(client.connect(mesh.net.addr(10, port)).await.unwrap());
+        denied.send(client_hello("secret.example")).await;
+        assert_eq!(denied.rest().await, "", "port {port}");
+        assert_eq!(app.connections(), before, "port {port}");
+        let mut passed = Raw::new(client.connect(mesh.net.addr(10, port)).await.unwrap());
+        passed.send(client_hello("public.example")).await;
+        passed.until("public.example").await;
+    }
+    // Where the bytes are not looked at, the name is unknown.
+    assert_eq!(client.refusal(mesh.net.addr(10, 82)).await, StatusCode::UNAUTHORIZED);
+}
+
+async fn echo(mut stream: tokio::net::TcpStream) {
+    let (mut read, mut write) = stream.split();
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
