@@ -1,6 +1,7 @@
 //! The opening side: one HTTP/2 connection on which streams are asked for.
 
 use super::{Config, ConnectHeaders, TunnelIo, keepalive};
+use crate::transport::gather;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, uri::Authority};
@@ -68,6 +69,7 @@ impl Client {
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let (io, flusher) = gather(io);
         let (send, mut connection) = builder(config).handshake::<_, Bytes>(io).await?;
         let shared = Arc::new(Shared { open: AtomicUsize::new(0), closed: AtomicBool::new(false) });
         let ping_pong = connection.ping_pong().expect("taken once");
@@ -75,7 +77,7 @@ impl Client {
         // The task ends with the connection: when the peer closes it, when pings go unanswered, or when the last handle is dropped.
         tokio::spawn(async move {
             tokio::select! {
-                end = connection => if let Err(error) = end { tracing::debug!(%error, "tunnel closed") },
+                end = flusher.drive(connection) => if let Err(error) = end { tracing::debug!(%error, "tunnel closed") },
                 () = keepalive::lost(ping_pong, &config) => tracing::warn!("tunnel closed: peer did not answer pings"),
             }
             state.closed.store(true, Ordering::Relaxed);

@@ -1,7 +1,10 @@
 //! The accepting side: one HTTP/2 connection as a sequence of CONNECTs.
 
 use super::{Config, ConnectTarget, TargetError, TunnelIo, headers, keepalive};
-use crate::runtime::DrainWatch;
+use crate::{
+    runtime::DrainWatch,
+    transport::{Flusher, Gathered, gather},
+};
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -140,7 +143,8 @@ pub async fn serve<IO>(io: IO, config: &Config, drain: DrainWatch, mut on_connec
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(config).handshake::<_, Bytes>(io);
+    let (io, flusher) = gather(io);
+    let handshake = flusher.drive(builder(config).handshake::<_, Bytes>(io));
     let mut connection = match tokio::time::timeout(config.handshake_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(e)) => return Err(ServerEnd::H2(e)),
@@ -159,7 +163,7 @@ where
     loop {
         tokio::select! {
             biased;
-            next = connection.accept() => match next {
+            next = flusher.drive(connection.accept()) => match next {
                 Some(Ok((_, mut respond))) if activity.live() >= most => respond.send_reset(h2::Reason::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {
                     if !was_used && !closing {
@@ -179,12 +183,12 @@ where
             }
             () = &mut forced => {
                 connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-                flush(&mut connection).await;
+                flush(&mut connection, &flusher).await;
                 return Err(ServerEnd::Forced);
             }
             () = &mut lost => {
                 connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-                flush(&mut connection).await;
+                flush(&mut connection, &flusher).await;
                 return Err(ServerEnd::PingTimeout);
             }
             () = &mut quiet => {
@@ -195,7 +199,7 @@ where
                 if closing && !is_busy {
                     // It has been told, and does not go.
                     connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-                    flush(&mut connection).await;
+                    flush(&mut connection, &flusher).await;
                     return Ok(());
                 } else if closing {
                     quiet.as_mut().reset(now + config.handshake_timeout);
@@ -221,9 +225,9 @@ fn most_live(config: &Config) -> usize {
 }
 
 /// Lets a GOAWAY reach the wire before the socket closes.
-async fn flush<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut h2::server::Connection<IO, Bytes>) {
+async fn flush<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut h2::server::Connection<Gathered<IO>, Bytes>, flusher: &Flusher<IO>) {
     let closed = poll_fn(|cx| connection.poll_closed(cx));
-    let _ = tokio::time::timeout(Duration::from_millis(100), closed).await;
+    let _ = tokio::time::timeout(Duration::from_millis(100), flusher.drive(closed)).await;
 }
 
 /// Peers close tunnels without ceremony; that is no error worth a log line.

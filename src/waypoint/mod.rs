@@ -143,7 +143,7 @@ impl Waypoint {
             tls::accept(stream, &cert).await.map_err(|error| handshake_reason(&error, peer))
         };
         let limit = self.tunnels.config.hbone.handshake_timeout;
-        let (io, identity): (tokio_rustls::server::TlsStream<TcpStream>, Identity) = match tokio::time::timeout(limit, handshake).await {
+        let (io, identity): (tls::ServerStream<TcpStream>, Identity) = match tokio::time::timeout(limit, handshake).await {
             Ok(Ok(done)) => done,
             Ok(Err(reason)) => return handshake_failure(reason),
             Err(_) => return handshake_failure(HandshakeFailure::Timeout),

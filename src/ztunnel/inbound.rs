@@ -25,7 +25,6 @@ use std::{
     sync::Arc,
 };
 use tokio::{net::TcpStream, time::Instant};
-use tokio_rustls::server::TlsStream;
 
 /// A tunnel, as its streams see it.
 #[derive(Debug)]
@@ -60,7 +59,7 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
     }
 }
 
-type Secured = (TlsStream<TcpStream>, Identity);
+type Secured = (tls::ServerStream<TcpStream>, Identity);
 
 async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
     let handshake = async {

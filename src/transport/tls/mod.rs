@@ -15,6 +15,7 @@ mod verify;
 pub use cert::{Fingerprint, WorkloadCert};
 pub use source::{CertError, CertFuture, CertPart, CertSource};
 
+use super::ReadAhead;
 use crate::model::Identity;
 use rustls::{CommonState, pki_types::ServerName};
 use std::{io, net::Ipv4Addr, sync::Arc};
@@ -24,6 +25,11 @@ use verify::{PeerError, SpiffeServerVerifier};
 
 /// The one protocol spoken inside (RFC 9113 section 3.2).
 const ALPN_H2: &[u8] = b"h2";
+
+/// What [`accept`] yields.
+pub type ServerStream<IO> = server::TlsStream<ReadAhead<IO>>;
+/// What [`connect`] yields.
+pub type ClientStream<IO> = client::TlsStream<ReadAhead<IO>>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +69,12 @@ pub enum TlsError {
 /// # Errors
 /// See [`TlsError`]. A client that is not acceptable has been sent an alert, except for a client
 /// that offers no ALPN at all: its connection is closed.
-pub async fn accept<IO>(io: IO, cert: &WorkloadCert) -> Result<(server::TlsStream<IO>, Identity), TlsError>
+pub async fn accept<IO>(io: IO, cert: &WorkloadCert) -> Result<(ServerStream<IO>, Identity), TlsError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let acceptor = TlsAcceptor::from(Arc::clone(cert.server_config()));
-    let stream = acceptor.accept(io).await.map_err(TlsError::from_handshake)?;
+    let stream = acceptor.accept(ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
     let connection = stream.get_ref().1;
     check_alpn(connection)?;
     let identity = peer_identities(connection).into_iter().next().ok_or(TlsError::NoIdentity)?;
@@ -84,7 +90,7 @@ where
 ///
 /// # Errors
 /// See [`TlsError`].
-pub async fn connect<IO>(io: IO, cert: &WorkloadCert, expected: &[Identity]) -> Result<(client::TlsStream<IO>, Identity), TlsError>
+pub async fn connect<IO>(io: IO, cert: &WorkloadCert, expected: &[Identity]) -> Result<(ClientStream<IO>, Identity), TlsError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -92,7 +98,7 @@ where
     config.dangerous().set_certificate_verifier(Arc::new(SpiffeServerVerifier::new(Arc::clone(cert.roots()), expected)));
     // Never sent (no SNI) and never looked at: the verifier knows whom to expect.
     let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-    let stream = TlsConnector::from(Arc::new(config)).connect(nobody, io).await.map_err(TlsError::from_handshake)?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(nobody, ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
     let connection = stream.get_ref().1;
     check_alpn(connection)?;
     let identity = peer_identities(connection).into_iter().find(|id| expected.contains(id)).ok_or(TlsError::NoIdentity)?;

@@ -21,8 +21,8 @@ fn ids(ids: &[&str]) -> Vec<Identity> {
 }
 
 type Ends<C, S> = (Result<(C, Identity), TlsError>, Result<(S, Identity), TlsError>);
-type ClientStream = client::TlsStream<tokio::io::DuplexStream>;
-type ServerStream = server::TlsStream<tokio::io::DuplexStream>;
+type ClientStream = super::ClientStream<tokio::io::DuplexStream>;
+type ServerStream = super::ServerStream<tokio::io::DuplexStream>;
 
 async fn handshake(client: &WorkloadCert, server: &WorkloadCert, expected: &[Identity]) -> Ends<ClientStream, ServerStream> {
     let (near, far) = duplex(64 << 10);
@@ -30,7 +30,10 @@ async fn handshake(client: &WorkloadCert, server: &WorkloadCert, expected: &[Ide
 }
 
 /// A client that takes parameters of its own, against `accept`.
-async fn raw_client(config: ClientConfig, server: &WorkloadCert) -> (io::Result<ClientStream>, Result<(ServerStream, Identity), TlsError>) {
+async fn raw_client(
+    config: ClientConfig,
+    server: &WorkloadCert,
+) -> (io::Result<client::TlsStream<tokio::io::DuplexStream>>, Result<(ServerStream, Identity), TlsError>) {
     let (near, far) = duplex(64 << 10);
     let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
     tokio::join!(TlsConnector::from(Arc::new(config)).connect(nobody, near), accept(far, server))

@@ -10,7 +10,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::client::TlsStream;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -91,7 +90,7 @@ fn integer(block: &mut Vec<u8>, mut value: usize) {
 /// A tunnel whose HTTP/2 is spoken by hand.
 #[derive(Debug)]
 pub struct Wire {
-    io: TlsStream<TcpStream>,
+    io: tls::ClientStream<TcpStream>,
     read: Vec<u8>,
 }
 
