@@ -14,13 +14,13 @@ fn main() -> ExitCode {
         Command::Check(command) => app::check(&command, &mut io::stdout()),
         Command::Waypoint(command) => {
             let log = log::init(command.process.log.as_deref(), command.process.log_json);
-            run(command.process.worker_threads, app::waypoint(*command, log))
+            run(Threads::Control, app::waypoint(*command, log))
         }
         Command::Ztunnel(command) => {
             let log = log::init(command.process.log.as_deref(), command.process.log_json);
-            run(command.process.worker_threads, app::ztunnel(*command, log))
+            run(Threads::Workers(command.process.worker_threads), app::ztunnel(*command, log))
         }
-        Command::Demo(command) => run(None, cairn::demo::demo(command)),
+        Command::Demo(command) => run(Threads::Workers(None), cairn::demo::demo(command)),
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -32,9 +32,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(threads: Option<usize>, future: impl Future<Output = Result<(), app::AppError>>) -> Result<u8, app::AppError> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = threads {
+/// What the threads of the main runtime do.
+enum Threads {
+    /// Configuration and admin only: traffic has threads of its own.
+    Control,
+    /// Everything; by default one for each core.
+    Workers(Option<usize>),
+}
+
+fn run(threads: Threads, future: impl Future<Output = Result<(), app::AppError>>) -> Result<u8, app::AppError> {
+    let mut builder = match threads {
+        Threads::Control => tokio::runtime::Builder::new_current_thread(),
+        Threads::Workers(_) => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if let Threads::Workers(Some(threads)) = threads {
         builder.worker_threads(threads.max(1));
     }
     let runtime = builder.enable_all().thread_name("cairn").build().map_err(|e| app::AppError::Run(e.into()))?;

@@ -4,6 +4,7 @@ use super::{AppError, MeshSource, Process, Running, config_dump};
 use crate::{
     control::manifest,
     model::ResourceName,
+    runtime::{Workers, workers},
     settings::{AdminListeners, ListenAddress, ProcessArgs, WaypointCommand},
     state::WaypointCompiler,
     telemetry::{self, AccessLog, log::LogHandle},
@@ -51,7 +52,7 @@ pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), Ap
     start_waypoint(options, access, log)?.until_signal().await
 }
 
-/// Starts a waypoint in this runtime.
+/// Starts a waypoint: traffic on threads of its own, everything else in this runtime.
 ///
 /// # Errors
 /// When certificates or manifests cannot be used, the Gateway is not among them, or an address
@@ -60,6 +61,7 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     telemetry::install();
     let lenient = options.manifests.lenient;
     let root_namespace = options.manifests.root_namespace.clone();
+    let threads = options.process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(options.process, access.clone())?;
     let identity = process.certs.identity().clone();
     let source = MeshSource::open(options.manifests)?;
@@ -77,7 +79,8 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     let listener = process.listen("hbone", ListenAddress::At(options.hbone_address))?.expect("an address was given");
     let (handle, findings) = (mesh.handle.clone(), mesh.findings);
     process.serve_admin(&options.admin, log, move || config_dump::waypoint(&handle.load(), &findings))?;
-    let waypoint = Waypoint::new(options.config, identity, process.certs.clone(), mesh.handle, access);
+    let workers = Workers::start(threads).map_err(AppError::run)?;
+    let waypoint = Waypoint::new(options.config, identity, process.certs.clone(), mesh.handle, workers, access);
     tokio::spawn(waypoint.serve(listener, process.drain()));
     process.started()
 }

@@ -28,7 +28,7 @@ pub use respond::Respond;
 pub use retry::Retry;
 pub use route::Route;
 pub use sanitize::{Sanitize, remove_hop_by_hop};
-pub use shed::Shed;
+pub use shed::{Places, Shed};
 pub use split::Split;
 pub use stage::{
     Answered, Attempt, Clean, Context, Dispatch, Failed, Failure, Inbound, Outcome, Permitted, Reply, Routed, Selected, Tunnel,

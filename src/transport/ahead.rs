@@ -76,8 +76,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
             buf.put_slice(&buffer[this.at..this.at + n]);
             this.at += n;
         }
-        if this.at == this.end {
-            this.buffer.take().map(give_back);
+        if this.at == this.end
+            && let Some(buffer) = this.buffer.take()
+        {
+            give_back(buffer);
         }
         Poll::Ready(Ok(()))
     }

@@ -32,6 +32,34 @@ pub struct Accepted {
     pub local: SocketAddr,
 }
 
+/// A connection on its way to another runtime.
+#[derive(Debug)]
+pub struct Detached {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl Accepted {
+    /// Takes it out of this runtime.
+    ///
+    /// # Errors
+    /// When the system refuses; the connection is closed.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(Detached { stream: self.stream.into_std()?, peer: self.peer, local: self.local })
+    }
+}
+
+impl Detached {
+    /// Puts it into the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system refuses; the connection is closed.
+    pub fn attach(self) -> io::Result<Accepted> {
+        Ok(Accepted { stream: TcpStream::from_std(self.stream)?, peer: self.peer, local: self.local })
+    }
+}
+
 /// Listens on `addr`; `[::]` takes IPv4 as well. Must be called in a tokio runtime, and in the
 /// network namespace where the socket shall live.
 ///

@@ -17,14 +17,15 @@ pub use upstream::Forward;
 
 use crate::{
     hbone,
+    middleware::Places,
     model::Identity,
     route::normalize::PathNormalization,
-    runtime::DrainWatch,
+    runtime::{DrainWatch, Place, Workers},
     state::{SnapshotHandle, WaypointSnapshot},
     telemetry::{AccessLog, HandshakeFailure, counters, handshake_failure},
     transport::{Accepted, CertSource, TlsError, listener, tls},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel::Tunnels;
 
@@ -85,44 +86,55 @@ impl Default for Config {
 /// A waypoint, apart from its listener.
 #[derive(Debug, Clone)]
 pub struct Waypoint {
-    tunnels: Arc<Tunnels>,
+    workers: Workers,
+    // One for each worker: connections to workloads are not shared between threads.
+    tunnels: Arc<[Arc<Tunnels>]>,
     certs: Arc<dyn CertSource>,
     identity: Identity,
     places: Arc<tokio::sync::Semaphore>,
 }
 
 impl Waypoint {
-    /// A waypoint that is `identity` and serves what `mesh` holds.
+    /// A waypoint that is `identity`, serves what `mesh` holds, and does its work on `workers`.
     pub fn new(
         config: Config,
         identity: Identity,
         certs: Arc<dyn CertSource>,
         mesh: SnapshotHandle<WaypointSnapshot>,
+        workers: Workers,
         log: AccessLog,
     ) -> Self {
         let places = Arc::new(tokio::sync::Semaphore::new(config.max_tunnels));
-        let pool = hbone::Pool::new(config.hbone.clone(), certs.clone());
-        let forward = Forward::new(&config, identity.clone(), pool);
-        let stack = stack::http(forward.clone(), &config, log.clone());
-        let tunnels = Arc::new(Tunnels { config, mesh, stack, forward, log, identity: identity.clone() });
-        Self { tunnels, certs, identity, places }
+        let requests = Places::new(config.max_requests);
+        let tunnels = |_| {
+            let pool = hbone::Pool::new(config.hbone.clone(), certs.clone());
+            let forward = Forward::new(&config, identity.clone(), pool);
+            let stack = stack::http(forward.clone(), &config, requests.clone(), log.clone());
+            let (config, mesh, log, identity) = (config.clone(), mesh.clone(), log.clone(), identity.clone());
+            Arc::new(Tunnels { config, mesh, stack, forward, log, identity })
+        };
+        let tunnels = (0..workers.count()).map(tunnels).collect();
+        Self { workers, tunnels, certs, identity, places }
     }
 
     /// Serves a listener until `drain` is signalled; tunnels then go on until they are done or the
     /// drain is forced, and are waited for through its guards.
     pub async fn serve(self, listener: TcpListener, drain: DrainWatch) {
-        let sweeper = tokio::spawn(self.tunnels.forward.clone().sweep());
+        let sweepers: tokio::task::JoinSet<()> = self.tunnels.iter().map(|tunnels| tunnels.forward.clone().sweep()).collect();
         loop {
             let place = self.places.clone().acquire_owned();
             let accepted = async { (place.await, listener::accept(&listener).await) };
             tokio::select! {
                 (place, accepted) = accepted => {
-                    let (this, drain) = (self.clone(), drain.clone());
-                    tokio::spawn(async move {
-                        let _place = place;
-                        let _guard = drain.guard();
+                    // Of the drain from here on, and not only once a busy worker gets to it.
+                    let guard = drain.guard();
+                    let (this, drain, worker) = (self.clone(), drain.clone(), self.workers.for_connection());
+                    let Ok(accepted) = accepted.detach() else { continue };
+                    worker.spawn(|worker| async move {
+                        let _held = (place, guard);
+                        let Ok(accepted) = accepted.attach() else { return };
                         tokio::select! {
-                            () = this.tunnel(accepted, drain.clone()) => {}
+                            () = this.tunnel(accepted, &worker, drain.clone()) => {}
                             () = drain.forced() => {}
                         }
                     });
@@ -131,10 +143,11 @@ impl Waypoint {
             }
         }
         // Kept connections close on their own once the process ends; sweeping them is over.
-        sweeper.abort();
+        drop(sweepers);
     }
 
-    async fn tunnel(&self, Accepted { stream, peer, .. }: Accepted, drain: DrainWatch) {
+    async fn tunnel(&self, Accepted { stream, peer, .. }: Accepted, worker: &Place, drain: DrainWatch) {
+        let own = &self.tunnels[worker.worker()];
         let handshake = async {
             let cert = self.certs.fetch(&self.identity).await.map_err(|error| {
                 tracing::error!(%error, "no certificate: no tunnel");
@@ -142,7 +155,7 @@ impl Waypoint {
             })?;
             tls::accept(stream, &cert).await.map_err(|error| handshake_reason(&error, peer))
         };
-        let limit = self.tunnels.config.hbone.handshake_timeout;
+        let limit = own.config.hbone.handshake_timeout;
         let (io, identity): (tls::ServerStream<TcpStream>, Identity) = match tokio::time::timeout(limit, handshake).await {
             Ok(Ok(done)) => done,
             Ok(Err(reason)) => return handshake_failure(reason),
@@ -150,15 +163,32 @@ impl Waypoint {
         };
         let _open = counters().tunnel();
         tracing::debug!(%peer, %identity, "tunnel opened");
-        let on_connect = |connect| self.tunnels.clone().connect(connect, peer, identity.clone(), drain.clone());
-        if let Err(error) = hbone::serve(io, &self.tunnels.config.hbone, drain.clone(), on_connect).await {
+        let on_connect = |connect| self.connect(connect, worker, peer, &identity, &drain);
+        if let Err(error) = hbone::serve(io, &own.config.hbone, drain.clone(), on_connect).await {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::info!(%peer, %identity, %error, cause, "tunnel closed");
         }
     }
+
+    /// Takes a CONNECT and serves it in a task of its own, on the worker that has room for it.
+    fn connect(&self, connect: hbone::Connect, home: &Place, peer: SocketAddr, identity: &Identity, drain: &DrainWatch) {
+        let own = &self.tunnels[home.worker()];
+        match own.admit(&connect) {
+            Err(refusal) => own.refuse(connect, refusal, peer, identity.clone()),
+            Ok(destination) => {
+                let place = self.workers.for_stream(home);
+                let there = self.tunnels[place.worker()].clone();
+                let served = there.connect(connect, destination, peer, identity.clone(), drain.clone());
+                place.spawn(|place| async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+        }
+    }
 }
 
-fn handshake_reason(error: &TlsError, peer: std::net::SocketAddr) -> HandshakeFailure {
+fn handshake_reason(error: &TlsError, peer: SocketAddr) -> HandshakeFailure {
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::info!(%peer, %error, cause, "handshake refused");
     match error {

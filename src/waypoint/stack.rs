@@ -4,8 +4,8 @@
 use super::{Config, Forward};
 use crate::{
     middleware::{
-        Answered, Authorize, Balance, Dispatch, Failed, Filter, Inbound, Record, Recorded, Respond, Retry, Route, Sanitize, Shed, Split,
-        Timeout,
+        Answered, Authorize, Balance, Dispatch, Failed, Filter, Inbound, Places, Record, Recorded, Respond, Retry, Route, Sanitize, Shed,
+        Split, Timeout,
     },
     telemetry::AccessLog,
 };
@@ -16,28 +16,30 @@ use tower::{Service, ServiceBuilder, layer::layer_fn, util::BoxCloneSyncService}
 /// The whole stack as one type: nothing above it is compiled once per layer.
 pub type HttpStack = BoxCloneSyncService<Inbound, Response<Recorded>, Infallible>;
 
-/// Builds the stack. There is one for each process; what differs between requests goes with them.
-pub fn http(forward: Forward, config: &Config, log: AccessLog) -> HttpStack {
-    BoxCloneSyncService::new(layers(forward, config, log))
+/// Builds the stack. There is one for each worker, and all take their `places` from the same; what
+/// differs between requests goes with them.
+pub fn http(forward: Forward, config: &Config, places: Places, log: AccessLog) -> HttpStack {
+    BoxCloneSyncService::new(layers(forward, config, places, log))
 }
 
 /// The layers over a leaf.
 pub(super) fn layers<S>(
     leaf: S,
     config: &Config,
+    places: Places,
     log: AccessLog,
 ) -> impl Service<Inbound, Response = Response<Recorded>, Error = Infallible, Future: Send> + Clone + Send + Sync + use<S>
 where
     S: Service<Dispatch, Response = Answered, Error = Failed, Future: Send> + Clone + Send + Sync + 'static,
 {
-    let (body_idle, max_requests, paths, replay_limit) = (config.request_body_idle, config.max_requests, config.paths, config.replay_limit);
+    let (body_idle, paths, replay_limit) = (config.request_body_idle, config.paths, config.replay_limit);
     ServiceBuilder::new()
         // Reply -> Response: what happened, once
         .layer(layer_fn(move |inner| Record::new(inner, log.clone(), body_idle)))
         // Failure -> Reply: below may fail, above cannot
         .layer(layer_fn(Respond))
         // never queue
-        .layer(layer_fn(move |inner| Shed::new(inner, max_requests)))
+        .layer(layer_fn(move |inner| Shed::new(inner, places.clone())))
         // Inbound -> Clean
         .layer(layer_fn(move |inner| Sanitize::new(inner, paths)))
         // Clean -> Permitted

@@ -4,7 +4,7 @@ use super::{Config, stack::layers};
 use crate::{
     authz::{Layer, Ruleset},
     hbone::TunnelError,
-    middleware::{Answered, Body, BodyError, ConnectFailure, Context, Dispatch, Error, Failed, Inbound, Recorded, Tunnel},
+    middleware::{Answered, Body, BodyError, ConnectFailure, Context, Dispatch, Error, Failed, Inbound, Places, Recorded, Tunnel},
     model::{
         Action, AppProtocol, AuthorizationPolicy, Hostname, Identity, PathPattern, PolicyTarget, ResourceName, RouteMatch, ServiceKey,
         Timeouts,
@@ -106,7 +106,7 @@ where
     F: FnMut(Dispatch) -> Answering + Clone + Send + Sync + 'static,
 {
     let (log, records) = AccessLog::capture();
-    let service = layers(service_fn(leaf), &world.config, log);
+    let service = layers(service_fn(leaf), &world.config, Places::new(world.config.max_requests), log);
     Stack { service, context: world.context(), records }
 }
 

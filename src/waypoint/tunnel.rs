@@ -21,7 +21,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// What all tunnels of a waypoint share.
+/// What all tunnels of a worker share.
 #[derive(Debug)]
 pub(super) struct Tunnels {
     pub(super) config: Config,
@@ -70,25 +70,25 @@ impl Refusal {
 }
 
 impl Tunnels {
-    /// Takes a CONNECT and serves it in a task of its own.
-    pub(super) fn connect(self: Arc<Self>, connect: Connect, peer: SocketAddr, identity: Identity, drain: DrainWatch) {
-        let admitted = self.admit(&connect);
-        match admitted {
-            Err(refusal) => self.refuse(connect, refusal, peer, identity),
-            Ok(destination) => {
-                tokio::spawn(async move {
-                    let _guard = drain.guard();
-                    let forced = drain.forced();
-                    tokio::select! {
-                        () = self.serve(connect, destination, peer, identity, &drain) => {}
-                        () = forced => {}
-                    }
-                });
-            }
+    /// Serves an admitted CONNECT until its end or the forced end of the drain.
+    pub(super) async fn connect(
+        self: Arc<Self>,
+        connect: Connect,
+        destination: Arc<Destination>,
+        peer: SocketAddr,
+        identity: Identity,
+        drain: DrainWatch,
+    ) {
+        let _guard = drain.guard();
+        let forced = drain.forced();
+        tokio::select! {
+            () = self.serve(connect, destination, peer, identity, &drain) => {}
+            () = forced => {}
         }
     }
 
-    fn admit(&self, connect: &Connect) -> Result<Arc<Destination>, Refusal> {
+    /// Whether a CONNECT is for something that is served here.
+    pub(super) fn admit(&self, connect: &Connect) -> Result<Arc<Destination>, Refusal> {
         let target = connect.target().ok_or(Refusal::Method)?.map_err(|_| Refusal::Authority)?;
         let ConnectTarget::Address(address) = target else { return Err(Refusal::Hostname) };
         match self.mesh.load().admit(address) {
@@ -98,7 +98,8 @@ impl Tunnels {
         }
     }
 
-    fn refuse(&self, connect: Connect, refusal: Refusal, peer: SocketAddr, identity: Identity) {
+    /// Answers a CONNECT that is not served.
+    pub(super) fn refuse(&self, connect: Connect, refusal: Refusal, peer: SocketAddr, identity: Identity) {
         tracing::info!(%peer, %identity, target = connect.authority(), %refusal, "CONNECT refused");
         let flag = if refusal == Refusal::Denied { ResponseFlag::Denied } else { ResponseFlag::Connect };
         if self.log.wants(true) {
