@@ -8,6 +8,10 @@ use cairn::{
 use clap::Parser as _;
 use std::{io, process::ExitCode};
 
+/// Small requests come and go by the million: see `docs/performance.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Certs(command) => app::certs(&command, &mut io::stdout()).map(|()| 0),
