@@ -11,7 +11,7 @@ mod stack;
 mod tunnel;
 mod upstream;
 
-pub use stack::{HttpStack, http};
+pub use stack::{HttpStack, http, layers};
 pub use tunnel::Refusal;
 pub use upstream::Forward;
 

@@ -22,8 +22,9 @@ pub fn http(forward: Forward, config: &Config, places: Places, log: AccessLog) -
     BoxCloneSyncService::new(layers(forward, config, places, log))
 }
 
-/// The layers over a leaf.
-pub(super) fn layers<S>(
+/// The layers over a leaf: [`http()`] with something else in the place of the network, so that the way
+/// of a request can be measured and tested in memory.
+pub fn layers<S>(
     leaf: S,
     config: &Config,
     places: Places,
