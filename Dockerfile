@@ -7,7 +7,8 @@ RUN apt-get update \
 WORKDIR /src
 # Dependencies change seldom: a layer of their own, built around an empty crate.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches/waypoint && touch src/lib.rs && echo 'fn main() {}' | tee src/main.rs > benches/waypoint/main.rs \
+RUN mkdir -p src benches/micro benches/waypoint && touch src/lib.rs \
+ && echo 'fn main() {}' | tee src/main.rs benches/micro/main.rs > benches/waypoint/main.rs \
  && cargo build --release --locked \
  && rm -rf src
 COPY src src
