@@ -1,31 +1,42 @@
-//! The load generator. Latency counts from when a request was due: with a rate from its place in the
-//! schedule, without one from the end of the request before.
+//! The load generator, a process of its own. Latency counts from when a request was due: with a rate
+//! from its place in the schedule, without one from the end of the request before.
 
 use super::{
-    case::{self, Case},
-    proxy::{Proxy, Site},
+    case::{self, Load},
+    client::{Client, Connection},
+    pace::Pace,
+    site::Site,
     workload,
 };
-use bytes::Bytes;
-use cairn::{
-    cert::StaticCertSource,
-    hbone::{self, ConnectHeaders, Pool, PoolKey},
-    model::Identity,
-};
+use cairn::hbone;
 use hdrhistogram::Histogram;
-use http::{Request, Version};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::{sys::time::TimeValLike as _, time::ClockId};
 use serde::{Deserialize, Serialize};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
     process::{Command, ExitCode, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{task::JoinSet, time::Instant};
+
+/// Code paths and connections are warm before anything counts.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// How much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Amount {
+    For(Duration),
+    Requests(u64),
+    /// Open so many streams and hold them.
+    Streams {
+        streams: usize,
+        tunnels: usize,
+    },
+}
 
 /// What came of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -33,220 +44,213 @@ pub struct Done {
     pub requests: u64,
     pub errors: u64,
     pub seconds: f64,
+    /// Of bodies, both ways.
     pub bytes: u64,
     /// Microseconds at p50, p90, p99, p99.9.
     pub latency: [f64; 4],
-    /// Of the proxy while idle streams are open, bytes for each; filled in by `run`.
-    pub per_stream: Option<f64>,
+    /// CPU time that the generator itself took, microseconds.
+    pub own_cpu: f64,
     pub streams: u64,
 }
 
-/// Starts a load generator and waits for it.
-pub fn run(site: &Site, proxy: &Proxy, case: &Case, duration: Duration) -> Done {
-    let before = proxy.rss();
+/// Starts a generator and waits for it. Calls `go` when it is warm, before what counts; and `look`
+/// after it, while its streams are still open.
+pub fn run(site: &Site, traffic: &str, amount: Amount, go: impl FnOnce(), look: impl FnOnce()) -> Done {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .env("CAIRN_BENCH_ROLE", "load")
-        .env("CAIRN_BENCH_CERTS", site.certs("client"))
-        .env("CAIRN_BENCH_CASE", case.name)
-        .env("CAIRN_BENCH_ADDRESS", proxy.address.to_string())
+        .env("CAIRN_BENCH_CERTS", site.certs("bench", "client"))
+        .env("CAIRN_BENCH_CASE", traffic)
+        .env("CAIRN_BENCH_ADDRESS", site.waypoint.to_string())
         .env("CAIRN_BENCH_TARGET", site.service.to_string())
-        .env("CAIRN_BENCH_MILLIS", duration.as_millis().to_string())
+        .env("CAIRN_BENCH_AMOUNT", serde_json::to_string(&amount).unwrap())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().and_then(Result::ok);
+    line();
+    go();
+    let mut input = child.stdin.take().unwrap();
     // A proxy under which the generator breaks down has no figures, and says so by its errors.
-    let line = lines.next().and_then(Result::ok);
-    let mut done = line.and_then(|l| serde_json::from_str(&l).ok()).unwrap_or(Done { errors: 1, seconds: 1.0, ..Done::default() });
-    if done.streams > 0 {
-        done.per_stream = Some((proxy.rss().saturating_sub(before)) as f64 / done.streams as f64);
-    }
-    drop(child.stdin.take());
+    let done = input.write_all(b"go\n").ok().and_then(|()| serde_json::from_str(&line()?).ok());
+    let done = done.unwrap_or(Done { errors: 1, seconds: 1.0, ..Done::default() });
+    look();
+    drop(input);
     child.wait().unwrap();
     done
 }
 
+/// The same with nothing to do before and after.
+pub fn traffic(site: &Site, traffic: &str, amount: Amount) -> Done {
+    run(site, traffic, amount, || {}, || {})
+}
+
 pub fn main() -> ExitCode {
     let var = |name: &str| std::env::var(format!("CAIRN_BENCH_{name}")).unwrap();
-    let case = case::by_name(&var("CASE"));
-    let duration = Duration::from_millis(var("MILLIS").parse().unwrap());
-    let proxy: SocketAddr = var("ADDRESS").parse().unwrap();
+    let amount: Amount = serde_json::from_str(&var("AMOUNT")).unwrap();
+    let load = case::load_of(&var("CASE")).expect("a kind of traffic");
+    let tunnels = if let Amount::Streams { tunnels, .. } = amount { tunnels } else { load.tunnels };
     let cert = Arc::new(workload::cert(std::path::Path::new(&var("CERTS"))));
-    let waypoint = Identity::new("cluster.local", "bench", "waypoint").unwrap();
-    let key = PoolKey { source: cert.identity().clone(), destinations: [waypoint].into(), address: proxy };
-    let config = hbone::Config { max_streams_per_tunnel: 1_000_000, spread_threshold: usize::MAX, ..hbone::Config::default() };
-    // One pool for each tunnel: where connections go is decided here.
-    let tunnels = (0..case.tunnels).map(|_| Pool::new(config.clone(), Arc::new(StaticCertSource::new(cert.clone()))));
-    let client = Arc::new(Client { tunnels: tunnels.collect(), key, target: var("TARGET"), case });
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let client = Arc::new(Client::new(cert, var("ADDRESS").parse().unwrap(), var("TARGET"), tunnels, load));
+    // One thread costs a fifth less; but at a rate, one request would wait for another's being encrypted.
+    let threads = if load.rate > 0 { 2 } else { 1 };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
     runtime.block_on(async {
-        let done = if case.idle_streams > 0 { idle(&client).await } else { load(client.clone(), duration).await };
-        println!("{}", serde_json::to_string(&done.0).unwrap());
-        std::io::stdout().flush().unwrap();
-        // Held open until the one who measures has looked.
-        let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
-        drop(done.1);
+        if let Amount::Streams { streams, .. } = amount {
+            say("ready").await;
+            let (done, held) = idle(&client, streams).await;
+            say(&serde_json::to_string(&done).unwrap()).await;
+            return drop(held);
+        }
+        let mut connections = Vec::with_capacity(load.connections);
+        for number in 0..load.connections {
+            connections.push(client.open(number).await);
+        }
+        if let Amount::For(_) = amount {
+            (_, connections) = work(&client, connections, load, Amount::For(WARM_UP)).await;
+        }
+        say("ready").await;
+        let (done, connections) = work(&client, connections, load, amount).await;
+        say(&serde_json::to_string(&done).unwrap()).await;
+        drop(connections);
     });
     ExitCode::SUCCESS
 }
 
-#[derive(Debug)]
-struct Client {
-    tunnels: Vec<Pool>,
-    key: PoolKey,
-    target: String,
-    case: &'static Case,
+/// Writes a line, and waits for one or the end of them: what is open is held until the one who
+/// measures has looked.
+async fn say(line: &str) {
+    println!("{line}");
+    std::io::stdout().flush().unwrap();
+    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
 }
 
-/// A connection inside a tunnel.
-enum Connection {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
-}
-
-impl Client {
-    async fn stream(&self, number: usize) -> hbone::TunnelIo {
-        self.try_stream(number).await.expect("CONNECT is accepted")
-    }
-
-    async fn try_stream(&self, number: usize) -> Result<hbone::TunnelIo, hbone::TunnelError> {
-        let pool = &self.tunnels[number % self.tunnels.len()];
-        pool.connect(&self.key, &self.target, &ConnectHeaders::default()).await.map(|(io, _)| io)
-    }
-
-    async fn open(&self, number: usize) -> Connection {
-        let io = TokioIo::new(self.stream(number).await);
-        if self.case.http2 {
-            let (send, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-            tokio::spawn(connection);
-            return Connection::Http2(send);
-        }
-        let (send, connection) = http1::handshake(io).await.unwrap();
-        tokio::spawn(connection);
-        Connection::Http1(send)
-    }
-
-    fn request(&self) -> Request<Full<Bytes>> {
-        static BODY: [u8; 64 << 10] = [b'u'; 64 << 10];
-        let body = Full::new(Bytes::from_static(&BODY[..self.case.upload]));
-        let method = if self.case.upload > 0 { "POST" } else { "GET" };
-        let path = if self.case.http2 { format!("http://reviews{}", self.case.path) } else { self.case.path.to_owned() };
-        let version = if self.case.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        Request::builder()
-            .method(method)
-            .uri(path)
-            .version(version)
-            .header("host", "reviews")
-            .header("user-agent", "bench")
-            .body(body)
-            .unwrap()
-    }
-}
-
-impl Connection {
-    /// Bytes of the answer's body; `None` for anything but a whole 200.
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Option<u64> {
-        let response = match self {
-            Self::Http1(send) => {
-                send.ready().await.ok()?;
-                send.send_request(request).await.ok()?
-            }
-            Self::Http2(send) => {
-                send.ready().await.ok()?;
-                send.send_request(request).await.ok()?
-            }
-        };
-        let ok = response.status() == 200;
-        let mut body = response.into_body();
-        let mut bytes = 0;
-        while let Some(frame) = body.frame().await {
-            bytes += frame.ok()?.data_ref().map_or(0, |d| d.len() as u64);
-        }
-        ok.then_some(bytes)
-    }
-}
-
-struct Worker {
+/// What one connection has done.
+struct Tally {
     histogram: Histogram<u64>,
     requests: u64,
     errors: u64,
     bytes: u64,
 }
 
-async fn load(client: Arc<Client>, duration: Duration) -> (Done, Vec<hbone::TunnelIo>) {
-    let case = client.case;
+impl Tally {
+    fn new() -> Self {
+        Self { histogram: Histogram::new_with_bounds(1, 60_000_000, 3).unwrap(), requests: 0, errors: 0, bytes: 0 }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.histogram.add(&other.histogram).unwrap();
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.bytes += other.bytes;
+    }
+}
+
+/// When a connection sends its next request.
+#[derive(Clone)]
+enum Turns {
+    Paced(Arc<Pace>),
+    Until(Instant),
+    Left(Arc<AtomicU64>),
+}
+
+impl Turns {
+    /// When the next request is due; `None` at the end.
+    async fn next(&self, connection: usize, turn: usize) -> Option<Instant> {
+        match self {
+            Self::Paced(pace) => pace.due(connection, turn).await,
+            Self::Until(end) => Some(Instant::now()).filter(|now| now < end),
+            Self::Left(left) => left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).ok().map(|_| Instant::now()),
+        }
+    }
+}
+
+type Connections = Vec<Option<Connection>>;
+
+async fn work(client: &Arc<Client>, connections: Connections, load: Load, amount: Amount) -> (Done, Connections) {
+    let start = Instant::now() + Duration::from_millis(5);
+    let cpu = own_cpu();
+    let turns = match amount {
+        Amount::For(duration) if load.rate > 0 => Turns::Paced(Pace::start(load.rate, load.connections, start, duration)),
+        Amount::For(duration) => Turns::Until(start + duration),
+        Amount::Requests(requests) => Turns::Left(Arc::new(AtomicU64::new(requests))),
+        Amount::Streams { .. } => unreachable!("they are held, not worked on"),
+    };
     let mut workers = JoinSet::new();
-    let barrier = Arc::new(tokio::sync::Barrier::new(case.connections));
-    for number in 0..case.connections {
-        let (client, barrier) = (client.clone(), barrier.clone());
+    for (number, connection) in connections.into_iter().enumerate() {
+        let (client, turns) = (client.clone(), turns.clone());
         workers.spawn(async move {
-            let mut connection = client.open(number).await;
-            barrier.wait().await;
-            work(&client, &mut connection, number, duration).await
+            tokio::time::sleep_until(start).await;
+            worker(&client, connection, number, turns, load).await
         });
     }
-    let mut all = Worker { histogram: histogram(), requests: 0, errors: 0, bytes: 0 };
+    let (mut all, mut connections) = (Tally::new(), Vec::new());
     while let Some(worker) = workers.join_next().await {
-        let worker = worker.unwrap();
-        all.histogram.add(&worker.histogram).unwrap();
-        all.requests += worker.requests;
-        all.errors += worker.errors;
-        all.bytes += worker.bytes;
+        let (tally, connection) = worker.unwrap();
+        all.add(&tally);
+        connections.push(connection);
     }
     let at = |q: f64| all.histogram.value_at_quantile(q) as f64;
-    let latency = [at(0.5), at(0.9), at(0.99), at(0.999)];
-    let done =
-        Done { requests: all.requests, errors: all.errors, seconds: duration.as_secs_f64(), bytes: all.bytes, latency, ..Done::default() };
-    (done, Vec::new())
+    let done = Done {
+        requests: all.requests,
+        errors: all.errors,
+        seconds: start.elapsed().as_secs_f64(),
+        bytes: all.bytes,
+        latency: [at(0.5), at(0.9), at(0.99), at(0.999)],
+        own_cpu: own_cpu() - cpu,
+        streams: 0,
+    };
+    (done, connections)
 }
 
-async fn work(client: &Client, connection: &mut Connection, number: usize, duration: Duration) -> Worker {
-    let case = client.case;
-    let mut worker = Worker { histogram: histogram(), requests: 0, errors: 0, bytes: 0 };
-    let start = Instant::now();
-    let interval = (case.rate > 0).then(|| Duration::from_secs_f64(case.connections as f64 / case.rate as f64));
-    // Spread evenly: connections do not all fire at the same moment.
-    let mut due = start + interval.map_or(Duration::ZERO, |i| i.mul_f64(number as f64 / case.connections as f64));
-    while due < start + duration {
-        match interval {
-            Some(_) => tokio::time::sleep_until(due).await,
-            None => due = Instant::now(),
+async fn worker(
+    client: &Client,
+    mut connection: Option<Connection>,
+    number: usize,
+    turns: Turns,
+    load: Load,
+) -> (Tally, Option<Connection>) {
+    let (mut tally, mut turn) = (Tally::new(), 0);
+    while let Some(due) = turns.next(number, turn).await {
+        turn += 1;
+        if load.stream_per_request || connection.is_none() {
+            // The old one ends first.
+            drop(connection.take());
+            connection = client.open(number).await;
         }
-        if case.stream_per_request {
-            *connection = client.open(number).await;
-        }
-        match connection.exchange(client.request()).await {
-            Some(bytes) => {
-                worker.requests += 1;
-                worker.bytes += bytes + case.upload as u64;
-                let _ = worker.histogram.record(due.elapsed().as_micros() as u64);
+        let answer = match &mut connection {
+            Some(open) => client.exchange(open).await,
+            None => None,
+        };
+        match answer {
+            Some(answer) => {
+                tally.requests += 1;
+                tally.bytes += answer.bytes + load.upload as u64;
+                let _ = tally.histogram.record(due.elapsed().as_micros() as u64);
             }
             None => {
-                worker.errors += 1;
-                *connection = client.open(number).await;
+                tally.errors += 1;
+                connection = None;
             }
         }
-        due = interval.map_or_else(Instant::now, |i| due + i);
     }
-    worker
+    (tally, connection)
 }
 
-async fn idle(client: &Client) -> (Done, Vec<hbone::TunnelIo>) {
-    let mut streams = Vec::with_capacity(client.case.idle_streams);
-    let mut errors = 0;
-    for number in 0..client.case.idle_streams {
-        match client.try_stream(number).await {
+/// Microseconds.
+fn own_cpu() -> f64 {
+    ClockId::CLOCK_PROCESS_CPUTIME_ID.now().expect("there is a clock").num_nanoseconds() as f64 / 1000.0
+}
+
+async fn idle(client: &Client, wanted: usize) -> (Done, Vec<hbone::TunnelIo>) {
+    let mut streams = Vec::with_capacity(wanted);
+    for number in 0..wanted {
+        match client.stream(number).await {
             Ok(stream) => streams.push(stream),
-            Err(_) => {
-                errors = (client.case.idle_streams - number) as u64;
-                break;
-            }
+            Err(_) => break,
         }
     }
-    (Done { streams: streams.len() as u64, errors, seconds: 1.0, ..Done::default() }, streams)
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).unwrap()
+    let done = Done { streams: streams.len() as u64, errors: (wanted - streams.len()) as u64, seconds: 1.0, ..Done::default() };
+    (done, streams)
 }

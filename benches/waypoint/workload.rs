@@ -1,44 +1,30 @@
 //! The workload behind HBONE: an HTTP application that costs as little as it can.
 
-use super::proxy::Site;
+use super::{process::Owned, site::Site, wire::Wire};
 use bytes::Bytes;
 use cairn::{
     hbone,
     runtime::drain,
-    transport::{WorkloadCert, tls},
+    transport::{Rewind, WorkloadCert, tls},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
     convert::Infallible,
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, ExitCode},
-    sync::Arc,
+    process::{Command, ExitCode},
+    sync::{Arc, LazyLock},
 };
 use tokio::net::TcpListener;
-
-/// A process that ends with its handle.
-#[derive(Debug)]
-pub struct Owned(pub Child);
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 pub fn start(site: &Site) -> Owned {
     let child = Command::new(std::env::current_exe().unwrap())
         .env("CAIRN_BENCH_ROLE", "workload")
         .env("CAIRN_BENCH_ADDRESS", site.workload.to_string())
-        .env("CAIRN_BENCH_CERTS", site.certs("workload"))
+        .env("CAIRN_BENCH_CERTS", site.certs("bench", "workload"))
         .spawn()
         .unwrap();
     site.await_listener(site.workload);
@@ -72,7 +58,30 @@ pub fn cert(dir: &Path) -> WorkloadCert {
 
 async fn serve(connect: hbone::Connect) {
     let Ok(io) = connect.accept(None) else { return };
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(io), service_fn(answer)).await;
+    let mut wire = Wire::new(io);
+    match wire.peek().await {
+        Some(first) if first.starts_with(b"PRI ") => {
+            let (read, io) = wire.into_parts();
+            let io = TokioIo::new(Rewind::new(read.into(), io));
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service_fn(answer)).await;
+        }
+        _ => drop(serve_http1(wire).await),
+    }
+}
+
+async fn serve_http1(mut wire: Wire) -> Option<()> {
+    static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| response(1 << 10));
+    static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| response(1 << 20));
+    loop {
+        let head = wire.request().await?;
+        wire.skip(head.length).await?;
+        wire.write(if head.is_large { &LARGE } else { &SMALL }).await?;
+    }
+}
+
+fn response(size: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\ndate: Sat, 01 Jan 2000 00:00:00 GMT\r\ncontent-length: {size}\r\n\r\n");
+    [head.as_bytes(), &vec![b'x'; size]].concat()
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
