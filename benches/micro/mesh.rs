@@ -5,9 +5,12 @@ use cairn::{model::Resource, state::Change};
 use divan::Bencher;
 use std::time::Duration;
 
-const SERVICES: &[usize] = &[1_000, 10_000];
+/// Small when the benches are only tried, as `cargo test --all-targets` does.
+fn services() -> &'static [usize] {
+    if std::env::args().any(|arg| arg == "--bench") { &[1_000, 10_000] } else { &[10] }
+}
 
-#[divan::bench(args = SERVICES, sample_count = 10, max_time = Duration::from_secs(4))]
+#[divan::bench(args = services(), sample_count = 10, max_time = Duration::from_secs(4))]
 fn from_nothing(bencher: Bencher<'_, '_>, services: usize) {
     let changes = mesh(services);
     bencher.with_inputs(|| changes.clone()).bench_local_values(|changes| {
@@ -32,17 +35,17 @@ fn update(bencher: Bencher<'_, '_>, services: usize, change: impl Fn(usize, bool
     assert!(handle.load().bound);
 }
 
-#[divan::bench(args = SERVICES, sample_count = 50, max_time = Duration::from_secs(2))]
+#[divan::bench(args = services(), sample_count = 50, max_time = Duration::from_secs(2))]
 fn update_route(bencher: Bencher<'_, '_>, services: usize) {
     update(bencher, services, |number, even| Resource::Route(route(number, if even { 80 } else { 90 })));
 }
 
-#[divan::bench(args = SERVICES, sample_count = 50, max_time = Duration::from_secs(2))]
+#[divan::bench(args = services(), sample_count = 50, max_time = Duration::from_secs(2))]
 fn update_policy(bencher: Bencher<'_, '_>, services: usize) {
     update(bencher, services, |number, even| Resource::Policy(policy(number, if even { "PUT" } else { "POST" })));
 }
 
-#[divan::bench(args = SERVICES, sample_count = 50, max_time = Duration::from_secs(2))]
+#[divan::bench(args = services(), sample_count = 50, max_time = Duration::from_secs(2))]
 fn update_workload(bencher: Bencher<'_, '_>, services: usize) {
     update(bencher, services, |number, even| Resource::Workload(workload(number, if even { 2 } else { 1 })));
 }

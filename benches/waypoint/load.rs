@@ -215,8 +215,10 @@ async fn worker(
     while let Some(due) = turns.next(number, turn).await {
         turn += 1;
         if load.stream_per_request || connection.is_none() {
-            // The old one ends first.
-            drop(connection.take());
+            // Nobody waits for its end.
+            if let Some(Connection::Http1(old)) = connection.take() {
+                tokio::spawn(old.close());
+            }
             connection = client.open(number).await;
         }
         let answer = match &mut connection {

@@ -44,7 +44,7 @@ impl Mesh {
             Self::Large { files } => {
                 let each = site.services.div_ceil(files);
                 for file in 0..files {
-                    site.write(&format!("{dir}/others-{file}.yaml"), &services(file * each..(file + 1) * each));
+                    site.write(&format!("{dir}/others-{file}.yaml"), &services(file * each..site.services.min((file + 1) * each)));
                 }
             }
         }

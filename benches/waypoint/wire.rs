@@ -33,6 +33,15 @@ impl Wire {
         (self.buffer[self.filled].to_vec(), self.io)
     }
 
+    /// Ends the stream as a ztunnel does for a client that closes: says so, and waits for the other end.
+    pub async fn close(mut self) {
+        if self.io.shutdown().await.is_ok() {
+            while self.peek().await.is_some() {
+                self.filled = 0..0;
+            }
+        }
+    }
+
     pub async fn write(&mut self, bytes: &[u8]) -> Option<()> {
         self.io.write_all(bytes).await.ok()
     }
