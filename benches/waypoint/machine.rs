@@ -28,7 +28,7 @@ pub fn sentence(machine: &Value) -> String {
     let text = |key: &str| machine[key].as_str().unwrap_or("unknown").to_owned();
     format!(
         "{}, {} cores shared by load generator, proxy and workload; Linux {}. {} ({}, profile {}); Envoy {}. \
-         Medians of {} rounds of {} s in turns.",
+         Medians of up to {} rounds of {} s in turns; the large mesh has {} services.",
         text("cpu"),
         machine["cores"],
         text("kernel"),
@@ -38,6 +38,7 @@ pub fn sentence(machine: &Value) -> String {
         text("envoy"),
         machine["rounds"],
         machine["seconds"],
+        machine["servicesOfTheLargeMesh"],
     )
 }
 
