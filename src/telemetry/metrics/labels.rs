@@ -5,8 +5,8 @@ use metrics::{Counter, Histogram, Label, counter, histogram};
 use std::{fmt, time::Duration};
 
 pub(super) const REQUEST_DURATION: &str = "istio_request_duration_milliseconds";
-pub(super) const REQUEST_BYTES: &str = "istio_request_bytes";
-pub(super) const RESPONSE_BYTES: &str = "istio_response_bytes";
+const REQUEST_BYTES: &str = "istio_request_bytes";
+const RESPONSE_BYTES: &str = "istio_response_bytes";
 
 const RESPONSE_FLAGS: &str = "response_flags";
 

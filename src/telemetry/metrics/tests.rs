@@ -1,11 +1,12 @@
 use super::*;
 use crate::{model::Kind, telemetry::ResponseFlag};
+use std::time::Duration;
 
 /// What `count` leaves behind in a recorder of its own.
 fn rendered(count: impl FnOnce()) -> Vec<String> {
-    let recorder = recorder().unwrap();
+    let recorder = Recorder::default();
     metrics::with_local_recorder(&recorder, count);
-    recorder.handle().render().lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect()
+    recorder.render().lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect()
 }
 
 fn reviews() -> WorkloadLabels<'static> {
