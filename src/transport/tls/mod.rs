@@ -74,8 +74,9 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let acceptor = TlsAcceptor::from(Arc::clone(cert.server_config()));
-    let stream = acceptor.accept(ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
-    let connection = stream.get_ref().1;
+    let mut stream = acceptor.accept(ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
+    let connection = stream.get_mut().1;
+    connection.set_buffer_limit(None);
     check_alpn(connection)?;
     let identity = peer_identities(connection).into_iter().next().ok_or(TlsError::NoIdentity)?;
     Ok((stream, identity))
@@ -98,8 +99,9 @@ where
     config.dangerous().set_certificate_verifier(Arc::new(SpiffeServerVerifier::new(Arc::clone(cert.roots()), expected)));
     // Never sent (no SNI) and never looked at: the verifier knows whom to expect.
     let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-    let stream = TlsConnector::from(Arc::new(config)).connect(nobody, ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
-    let connection = stream.get_ref().1;
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(nobody, ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
+    let connection = stream.get_mut().1;
+    connection.set_buffer_limit(None);
     check_alpn(connection)?;
     let identity = peer_identities(connection).into_iter().find(|id| expected.contains(id)).ok_or(TlsError::NoIdentity)?;
     Ok((stream, identity))
