@@ -138,25 +138,22 @@ pub struct Upstreams {
 struct Known {
     upstream: Arc<Upstream>,
     uses: usize,
+    is_declared: bool,
 }
 
 impl Upstreams {
     /// The upstream of a service port, in use until it is [released](Self::release); `None` when the
     /// service is not there or does not declare the port.
     pub(super) fn acquire(&mut self, directory: &Directory, key: &ServiceKey, port: u16) -> Option<Arc<Upstream>> {
-        let service = directory.mesh().services.get(key)?;
-        let port = service.port(port)?;
-        // The keys of services are shared with the mesh, not copied from whoever asks.
-        let ports = match self.known.get_mut(key) {
-            Some(ports) => ports,
-            None => self.known.entry(service.key.clone()).or_insert_with(|| Vec::with_capacity(1)),
-        };
-        if let Some(known) = ports.iter_mut().find(|known| known.upstream.port == port.port) {
-            known.uses += 1;
-            return Some(known.upstream.clone());
+        let known = self.known.get_mut(key).and_then(|ports| ports.iter_mut().find(|known| known.upstream.port == port));
+        if let Some(known) = known {
+            known.uses += usize::from(known.is_declared);
+            return known.is_declared.then(|| known.upstream.clone());
         }
-        let upstream = Arc::new(upstream(directory, service, port));
-        ports.push(Known { upstream: upstream.clone(), uses: 1 });
+        let service = directory.mesh().services.get(key)?;
+        let upstream = Arc::new(upstream(directory, service, service.port(port)?));
+        let known = Known { upstream: upstream.clone(), uses: 1, is_declared: true };
+        self.known.entry(service.key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(known);
         self.len += 1;
         Some(upstream)
     }
@@ -184,11 +181,16 @@ impl Upstreams {
     /// another upstream: who uses the old one must acquire anew. So must who uses a port that is no
     /// longer declared.
     pub(super) fn refresh(&mut self, directory: &Directory, key: &ServiceKey) {
-        let (Some(ports), Some(service)) = (self.known.get_mut(key), directory.mesh().services.get(key)) else { return };
+        let Some(ports) = self.known.get_mut(key) else { return };
+        let service = directory.mesh().services.get(key);
         for known in ports {
-            match service.port(known.upstream.port) {
-                Some(port) if port.protocol == known.upstream.protocol => known.upstream.replace(directory.endpoints(service, port)),
-                Some(port) => known.upstream = Arc::new(upstream(directory, service, port)),
+            let declared = service.and_then(|service| Some((service, service.port(known.upstream.port)?)));
+            known.is_declared = declared.is_some();
+            match declared {
+                Some((service, port)) if port.protocol == known.upstream.protocol => {
+                    known.upstream.replace(directory.endpoints(service, port))
+                }
+                Some((service, port)) => known.upstream = Arc::new(upstream(directory, service, port)),
                 None => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use super::{CompiledRules, Destination, DestinationKind, Hop, RulePlan, Upstream, UpstreamEndpoint, shared::SharedMap};
 use crate::{
-    model::{AppProtocol, Name, ServiceKey, Workload},
+    model::{AppProtocol, Name, Workload},
     route::RouteTable,
 };
 use policies::PolicySet;
@@ -29,7 +29,7 @@ pub struct WaypointSnapshot {
     pub compiled: CompiledRules,
     /// The Gateway is known; without it nothing is served.
     pub bound: bool,
-    vips: SharedMap<IpAddr, Arc<Vip>>,
+    vips: SharedMap<IpAddr, Ports>,
     workloads: SharedMap<IpAddr, Known>,
 }
 
@@ -44,12 +44,21 @@ pub enum Admission {
     NotServed,
 }
 
-/// A virtual address of a service that is served.
-#[derive(Debug)]
-struct Vip {
-    service: ServiceKey,
-    /// One for each declared port.
-    ports: Box<[Arc<Destination>]>,
+/// The declared ports of a service at a virtual address. Most have one, which is then found without
+/// another step.
+#[derive(Debug, Clone)]
+enum Ports {
+    One(Arc<Destination>),
+    Some(Arc<[Arc<Destination>]>),
+}
+
+impl Ports {
+    fn as_slice(&self) -> &[Arc<Destination>] {
+        match self {
+            Self::One(destination) => std::slice::from_ref(destination),
+            Self::Some(destinations) => destinations,
+        }
+    }
 }
 
 /// The workload at an address; the plan is there if it is served.
@@ -77,8 +86,8 @@ impl WaypointSnapshot {
     /// Judges the target of a CONNECT.
     pub fn admit(&self, target: SocketAddr) -> Admission {
         let target = SocketAddr::new(target.ip().to_canonical(), target.port());
-        if let Some(vip) = self.vips.get(&target.ip()) {
-            let declared = vip.ports.iter().find(|destination| destination.address.port() == target.port());
+        if let Some(ports) = self.vips.get(&target.ip()) {
+            let declared = ports.as_slice().iter().find(|destination| destination.address.port() == target.port());
             return declared.map_or(Admission::UndeclaredPort, |destination| Admission::Served(destination.clone()));
         }
         match self.workloads.get(&target.ip()).and_then(|known| known.plan.as_ref()) {
@@ -94,7 +103,7 @@ impl WaypointSnapshot {
 
     /// The services that are served.
     pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
-        self.vips.values().flat_map(|vip| &vip.ports)
+        self.vips.values().flat_map(|ports| ports.as_slice())
     }
 }
 

@@ -4,7 +4,8 @@ use super::{NodeService, NodeSnapshot, NodeWorkload, WaypointRoute, gateways::Ga
 use crate::{
     authz::{Layer, Ruleset},
     model::{
-        AuthorizationPolicy, Hostname, Name, PolicyTarget, Resource, ResourceName, ServiceKey, TunnelProtocol, WaypointBinding, Workload,
+        AuthorizationPolicy, Hostname, Name, PolicyTarget, Resource, ResourceName, Service, ServiceKey, TunnelProtocol, WaypointBinding,
+        Workload,
     },
     state::{Bound, Compile, Delta, Directory, Hop, Upstreams, counted::List, directory::selects, shared::SharedMap},
 };
@@ -72,16 +73,15 @@ impl Compile for NodeCompiler {
                 dirty.addresses.extend(changed.workload.addresses.iter().map(IpAddr::to_canonical));
             }
         }
-        for vip in dirty.vips {
-            self.by_vip.set(vip, directory.service_at(vip).and_then(|owner| self.services.get(&owner.key)).cloned());
-        }
-        for host in dirty.hosts {
-            let owner = directory.service_of(&host).and_then(|owner| self.services.get(&owner.key)).cloned();
-            self.by_host.set(host, owner);
-        }
-        for address in dirty.addresses {
-            self.by_address.set(address, directory.workload(address).and_then(|owner| self.workloads.get(&owner.uid)).cloned());
-        }
+        let (services, workloads) = (&self.services, &self.workloads);
+        let service = |owner: Option<&Arc<Service>>| owner.and_then(|owner| services.get(&owner.key)).cloned();
+        let workload = |owner: Option<&Arc<Workload>>| owner.and_then(|owner| workloads.get(&owner.uid)).cloned();
+        self.by_vip.apply(dirty.vips.into_iter().map(|vip| (vip, service(directory.service_at(vip)))));
+        self.by_host.apply(dirty.hosts.into_iter().map(|host| {
+            let owner = service(directory.service_of(&host));
+            (host, owner)
+        }));
+        self.by_address.apply(dirty.addresses.into_iter().map(|address| (address, workload(directory.workload(address)))));
         let local = self.own.iter().filter_map(|uid| self.workloads.get_key_value(uid)).map(|(uid, own)| (uid.clone(), own.clone()));
         NodeSnapshot {
             version,

@@ -1,7 +1,7 @@
 //! Compiling for one waypoint: what a batch has touched, and nothing else.
 
 use super::{
-    Known, Table, Vip, WaypointSnapshot, WorkloadPlan, passthrough,
+    Known, Ports, Table, WaypointSnapshot, WorkloadPlan, passthrough,
     policies::{Governed, Policies, PolicySets},
     routes::{Routes, TableKey, Tables},
 };
@@ -10,7 +10,8 @@ use crate::{
         AppProtocol, AuthorizationPolicy, HttpRoute, Kind, Name, Parent, Resource, ResourceName, Service, ServiceKey, Waypoint, Workload,
     },
     state::{
-        Compile, CompiledRules, Delta, Destination, DestinationKind, Directory, Upstream, Upstreams, counted::List, shared::SharedMap,
+        Changed, Compile, CompiledRules, Delta, Destination, DestinationKind, Directory, Upstream, Upstreams, counted::List,
+        shared::SharedMap,
     },
 };
 use std::{
@@ -33,7 +34,7 @@ pub struct WaypointCompiler {
     workloads: HashMap<IpAddr, Uses>,
     bound: bool,
     destinations: usize,
-    vips: SharedMap<IpAddr, Arc<Vip>>,
+    vips: SharedMap<IpAddr, Ports>,
     known: SharedMap<IpAddr, Known>,
 }
 
@@ -58,6 +59,8 @@ struct Served {
 #[derive(Default)]
 struct Dirty {
     services: HashSet<ServiceKey>,
+    /// All that are there, besides.
+    all_services: bool,
     addresses: HashSet<IpAddr>,
 }
 
@@ -95,8 +98,12 @@ impl Compile for WaypointCompiler {
         };
         let dirty = self.dirty(directory, delta, waypoint);
         self.bound = true;
-        let mut run = Run { compiler: self, waypoint, directory, old: Vec::new() };
-        dirty.services.iter().for_each(|key| run.service(key));
+        let mut run = Run { compiler: self, waypoint, directory, vips: HashMap::new(), known: Vec::new(), old: Vec::new() };
+        let services = &directory.mesh().services;
+        dirty.services.iter().for_each(|key| run.service(key, services.get(key)));
+        if dirty.all_services {
+            services.iter().for_each(|(key, service)| run.service(key, Some(service)));
+        }
         dirty.addresses.iter().for_each(|address| run.address(*address));
         run.finish();
         let compiled = CompiledRules {
@@ -136,7 +143,7 @@ impl WaypointCompiler {
 
     /// Which scopes may look different now.
     fn dirty(&mut self, directory: &Directory, delta: &Delta, waypoint: &Waypoint) -> Dirty {
-        let mut dirty = Dirty { services: delta.members.clone(), addresses: delta.addresses.clone() };
+        let mut dirty = Dirty { services: delta.members.clone(), all_services: false, addresses: delta.addresses.clone() };
         for vip in &delta.vips {
             dirty.services.extend(directory.claiming(*vip).map(|s| s.key.clone()));
         }
@@ -144,7 +151,7 @@ impl WaypointCompiler {
         if of_gateway || !self.bound {
             self.policies.forget_gateway();
             dirty.addresses.extend(directory.addresses().chain(self.known.keys()));
-            self.all(directory, waypoint, &mut dirty);
+            self.all(directory, delta, waypoint, &mut dirty);
             return dirty;
         }
         let mut everything = false;
@@ -162,13 +169,20 @@ impl WaypointCompiler {
         }
         delta.namespaces.iter().for_each(|name| namespace(directory, name, waypoint, &mut dirty));
         if everything {
-            self.all(directory, waypoint, &mut dirty);
+            self.all(directory, delta, waypoint, &mut dirty);
         }
         dirty
     }
 
-    fn all(&self, directory: &Directory, waypoint: &Waypoint, dirty: &mut Dirty) {
-        dirty.services.extend(self.services.keys().chain(directory.mesh().services.keys()).cloned());
+    /// Everything is dirty. Going through the services in order is many times faster than by key.
+    fn all(&self, directory: &Directory, delta: &Delta, waypoint: &Waypoint, dirty: &mut Dirty) {
+        dirty.all_services = true;
+        let removed = delta.services.iter().filter(|changed| changed.new.is_none()).flat_map(Changed::each);
+        dirty.services = removed.map(|service| service.key.clone()).collect();
+        if !self.bound {
+            let services = &directory.mesh().services;
+            dirty.services.extend(self.services.keys().filter(|key| !services.contains_key(key)).cloned());
+        }
         if waypoint.traffic.workloads() {
             dirty.addresses.extend(directory.addresses());
         }
@@ -226,14 +240,17 @@ struct Run<'a> {
     compiler: &'a mut WaypointCompiler,
     waypoint: &'a Waypoint,
     directory: &'a Directory,
+    // What changes in the snapshot.
+    vips: HashMap<IpAddr, Option<Ports>>,
+    known: Vec<(IpAddr, Option<Known>)>,
     // What the scopes used before. Released last: what one scope gives up another may have acquired.
     old: Vec<Uses>,
 }
 
 impl Run<'_> {
-    fn service(&mut self, key: &ServiceKey) {
+    fn service(&mut self, key: &ServiceKey, service: Option<&Arc<Service>>) {
         let serves = |s: &&Arc<Service>| self.directory.service_waypoint(s).is_to(self.waypoint);
-        let new = self.directory.mesh().services.get(key).filter(serves);
+        let new = service.filter(serves);
         // What stays in use is acquired before it is released, and so stays what it is.
         let new = new.map(|service| (service.key.clone(), self.serve(service)));
         let old = match new {
@@ -241,19 +258,25 @@ impl Run<'_> {
             None => self.compiler.services.remove(key),
         };
         let Some(old) = old else { return };
-        let kept = self.compiler.services.get(key).map(|served| served.vips.clone()).unwrap_or_default();
-        for vip in old.vips.iter().filter(|vip| !kept.contains(vip)) {
-            // Another service may have it by now.
-            if self.compiler.vips.get(vip).is_some_and(|known| known.service == *key) {
-                self.compiler.set_vip(*vip, None);
+        for vip in &old.vips {
+            // If somebody has it, this service again or another one that came before in this turn.
+            let owner = self.directory.service_at(*vip).and_then(|owner| self.compiler.services.get(&owner.key));
+            if !owner.is_some_and(|owner| owner.vips.contains(vip)) {
+                self.vips.insert(*vip, None);
             }
         }
         self.old.push(old.uses);
     }
 
-    /// Releases what is not used any more.
+    /// Publishes what has changed and releases what is not used any more.
     fn finish(self) {
-        let Self { compiler, old, .. } = self;
+        let Self { compiler, vips, known, old, .. } = self;
+        let count = |ports: Option<&Ports>| ports.map_or(0, |ports| ports.as_slice().len());
+        for (vip, new) in &vips {
+            compiler.destinations = compiler.destinations + count(new.as_ref()) - count(compiler.vips.get(vip));
+        }
+        compiler.vips.apply(vips);
+        compiler.known.apply(known);
         for uses in old {
             uses.tables.iter().for_each(|table| compiler.tables.release(table, &mut compiler.upstreams));
             uses.upstreams.iter().for_each(|upstream| compiler.upstreams.release(upstream));
@@ -288,21 +311,21 @@ impl Run<'_> {
             tables.extend(routes.map(|(key, _)| key));
         }
         for vip in &vips {
-            let at = |port: &Destination| Arc::new(port.at(SocketAddr::new(*vip, port.address.port())));
-            let entry = Vip { service: key.clone(), ports: ports.iter().map(at).collect() };
-            self.compiler.set_vip(*vip, Some(Arc::new(entry)));
+            let mut at = ports.iter().map(|port| Arc::new(port.at(SocketAddr::new(*vip, port.address.port()))));
+            let ports = if ports.len() == 1 { at.next().map(Ports::One) } else { Some(Ports::Some(at.collect())) };
+            self.vips.insert(*vip, ports);
         }
         Served { vips, account, uses: Uses { policies, tables: tables.into(), upstreams: upstreams.into() } }
     }
 
     fn address(&mut self, address: IpAddr) {
         let Some(workload) = self.directory.workload(address) else {
-            self.compiler.known.remove(&address);
+            self.known.push((address, None));
             self.uses(address, None);
             return;
         };
         if !self.directory.workload_waypoint(workload).is_to(self.waypoint) {
-            self.compiler.known.insert(address, Known { workload: workload.clone(), plan: None });
+            self.known.push((address, Some(Known { workload: workload.clone(), plan: None })));
             self.uses(address, None);
             return;
         }
@@ -317,7 +340,7 @@ impl Run<'_> {
         };
         let same = self.compiler.known.get(&address).and_then(|known| known.plan.as_ref()).filter(|old| old.is_same(&plan));
         let plan = same.cloned().unwrap_or_else(|| Arc::new(plan));
-        self.compiler.known.insert(address, Known { workload: workload.clone(), plan: Some(plan) });
+        self.known.push((address, Some(Known { workload: workload.clone(), plan: Some(plan) })));
         let tables = routes.into_iter().map(|(key, _)| key).collect();
         self.uses(address, Some(Uses { policies, tables, upstreams: [].into() }));
     }
@@ -350,16 +373,5 @@ impl Run<'_> {
         })?;
         let table = self.compiler.tables.acquire(&key, self.directory, &mut self.compiler.upstreams);
         Some((key, table))
-    }
-}
-
-impl WaypointCompiler {
-    fn set_vip(&mut self, vip: IpAddr, new: Option<Arc<Vip>>) {
-        let ports = |vip: Option<&Arc<Vip>>| vip.map_or(0, |vip| vip.ports.len());
-        self.destinations = self.destinations + ports(new.as_ref()) - ports(self.vips.get(&vip));
-        match new {
-            Some(new) => self.vips.insert(vip, new),
-            None => self.vips.remove(&vip),
-        }
     }
 }
