@@ -182,15 +182,12 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 ..route("app", "r", to_gateway(), &[(&format!("/{n}"), &key("app", "a"))]).rules.remove(0)
             };
             let backends = |rng: &mut Rng| (0..rng.u8(..3)).map(|_| some_backend(rng)).collect();
-            Resource::Route(
-                HttpRoute {
-                    name: ResourceName::new(NAMESPACES[usize::from(n) % 2], NAMES[usize::from(n) % 3]),
-                    created: rng.bool().then(|| rng.i64(..3)),
-                    parents: (0..rng.u8(1..3)).map(|_| some_parent(rng)).collect(),
-                    rules: (0..rng.u8(1..3)).map(|n| rule(n, backends(rng))).collect(),
-                }
-                .into(),
-            )
+            Resource::Route(HttpRoute {
+                name: ResourceName::new(NAMESPACES[usize::from(n) % 2], NAMES[usize::from(n) % 3]),
+                created: rng.bool().then(|| rng.i64(..3)),
+                parents: (0..rng.u8(1..3)).map(|_| some_parent(rng)).collect(),
+                rules: (0..rng.u8(1..3)).map(|n| rule(n, backends(rng))).collect(),
+            })
         }
         _ => {
             let own = ["app", "other", ROOT, ""][usize::from(n) % 4];
@@ -205,7 +202,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 ..deny(own, NAMES[usize::from(n) % 3], some_target(rng), 0)
             };
             let invalid = matches!(policy.target, PolicyTarget::Unknown) || rng.u8(..8) == 0;
-            Resource::Policy(AuthorizationPolicy { invalid: invalid.then(|| "unreadable".into()), ..policy }.into())
+            Resource::Policy(AuthorizationPolicy { invalid: invalid.then(|| "unreadable".into()), ..policy })
         }
     }
 }

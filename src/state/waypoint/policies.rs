@@ -142,7 +142,10 @@ impl PolicySets {
             return known.clone();
         }
         let compile = |layer| Arc::new(Ruleset::compile(key.iter().map(|p| &**p), layer));
-        let set = PolicySet { http: compile(Layer::Http), tcp: compile(Layer::WaypointTcp) };
+        let http = compile(Layer::Http);
+        // Both forms are the same where nothing is asked that only one of them sees.
+        let tcp = if key.iter().any(|p| p.is_http()) { compile(Layer::WaypointTcp) } else { http.clone() };
+        let set = PolicySet { http, tcp };
         self.rules += set.http.len();
         self.known.add(key.clone(), set.clone());
         set
