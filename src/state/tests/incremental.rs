@@ -40,10 +40,10 @@ fn some_gateway(rng: &mut Rng) -> ResourceName {
 }
 
 fn some_binding(rng: &mut Rng) -> WaypointBinding {
-    match rng.u8(..6) {
+    match rng.u8(..8) {
         0 => WaypointBinding::None,
         1 => WaypointBinding::To(some_gateway(rng)),
-        2 => to_waypoint(),
+        2..5 => to_waypoint(),
         _ => WaypointBinding::Inherit,
     }
 }
@@ -120,10 +120,14 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
             let key = some_key(&mut chosen);
             let name = NAMES[usize::from(n) % NAMES.len()];
             let kind = one_of(rng, &[Kind::Service, Kind::Service, Kind::ServiceEntry]);
+            let mut ports: Vec<_> = (0..rng.u8(..4)).map(|_| some_port(rng)).collect();
+            if name == "waypoint" && rng.u8(..4) > 0 {
+                ports.push(ServicePort { protocol: AppProtocol::Tcp, ..port("hbone", 15008, TargetPort::Number(15008)) });
+            }
             Resource::Service(Service {
                 source: ResourceId::new(kind, &key.namespace, name),
                 vips: (0..rng.u8(..3)).map(|_| virtual_address(rng.u8(..5))).collect(),
-                ports: (0..rng.u8(..3)).map(|_| some_port(rng)).collect(),
+                ports,
                 selector: (rng.u8(..4) > 0).then(|| some_labels(rng)),
                 waypoint: some_binding(rng),
                 publish_not_ready: rng.u8(..4) == 0,
@@ -166,6 +170,16 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
             };
             let selected = AllowedNamespaces::Selector(some_labels(rng));
             let all = [AllowedNamespaces::All, AllowedNamespaces::All, AllowedNamespaces::Same, selected, AllowedNamespaces::None];
+            if rng.bool() {
+                // Most of what can go wrong, goes wrong where things are served.
+                return Resource::Waypoint(Waypoint {
+                    name,
+                    addresses,
+                    allowed: AllowedNamespaces::All,
+                    traffic: TrafficType::All,
+                    ..waypoint()
+                });
+            }
             Resource::Waypoint(Waypoint {
                 name,
                 addresses,
@@ -328,7 +342,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Step>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn a_waypoint_compiled_step_by_step_is_as_compiled_anew(batches in batches()) {
