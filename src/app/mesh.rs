@@ -120,8 +120,9 @@ fn kind(finding: &Located) -> Option<Kind> {
 mod tests {
     use super::*;
     use crate::{
-        model::{Mesh, Resource},
+        model::Resource,
         runtime::drain,
+        state::{Delta, Directory},
     };
 
     /// Compiles until a namespace `boom` turns up.
@@ -130,8 +131,8 @@ mod tests {
     impl Compile for Fragile {
         type Snapshot = ();
 
-        fn compile(&mut self, mesh: &Mesh, _version: u64) {
-            assert!(!mesh.namespaces.contains_key("boom"), "as told");
+        fn compile(&mut self, directory: &Directory, _delta: &Delta, _version: u64) {
+            assert!(!directory.mesh().namespaces.contains_key("boom"), "as told");
         }
 
         fn concerns(&self, _resource: &Resource) -> bool {

@@ -36,6 +36,13 @@ pub struct HttpAttributes<'a> {
     pub remote_ip: IpAddr,
 }
 
+impl<'a> HttpAttributes<'a> {
+    /// The path without a query.
+    pub(super) fn path_only(&self) -> &'a str {
+        self.path.split_once('?').map_or(self.path, |(path, _)| path)
+    }
+}
+
 /// The address of the client for `remoteIpBlocks`: the last entry of `x-forwarded-for`, which the
 /// trusted peer wrote, if it is an address; else the peer's. Entries before it are the client's own
 /// words.

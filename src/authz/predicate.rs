@@ -5,7 +5,7 @@ use super::{
     strings::{StringSet, glob, header, matches, matches_any_case},
     template::TemplateMatcher,
 };
-use crate::model::{Action, Name, NamespacePattern, PathMatch, ResourceName, StringMatch, Term, Test};
+use crate::model::{Action, NamespacePattern, PathMatch, ResourceName, StringMatch, Term, Test};
 use http::HeaderName;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::IpAddr;
@@ -113,7 +113,7 @@ impl HttpTest {
             Self::Host(patterns) => patterns.iter().any(|pattern| matches_any_case(pattern, http.host)),
             Self::Method(set) => set.contains(http.method),
             Self::Path { texts, templates } => {
-                let path = http.path.split_once('?').map_or(http.path, |(path, _)| path);
+                let path = http.path_only();
                 texts.contains(path) || templates.iter().any(|template| template.matches(path))
             }
             Self::Header(name, patterns) => {
@@ -140,18 +140,48 @@ fn covers(nets: &[IpNet], address: IpAddr) -> bool {
     nets.iter().any(|net| net.contains(&address))
 }
 
-/// The principals that alone can satisfy the test, when it lists them.
-pub(super) fn exact_principals(test: &Test) -> Option<Vec<Name>> {
-    let Test::Principal(patterns) = test else { return None };
-    let exact = |pattern: &StringMatch| if let StringMatch::Exact(text) = pattern { Some(text.clone()) } else { None };
-    patterns.iter().map(exact).collect()
+/// What a peer or a request must be to satisfy a test, as a key to look it up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Demand<'a> {
+    /// This principal.
+    Principal(&'a str),
+    /// This namespace.
+    Namespace(&'a str),
+    /// This path.
+    Path(&'a str),
+    /// A path that starts with this.
+    PathPrefix(&'a [u8]),
 }
 
-/// The namespaces that alone can satisfy the test, when it lists them.
-pub(super) fn exact_namespaces(test: &Test) -> Option<Vec<Name>> {
-    if let Test::ServiceAccount(names) = test {
-        return Some(names.iter().map(|name| name.namespace.clone()).collect());
+impl Demand<'_> {
+    /// How many kinds there are: principals, namespaces, paths.
+    pub(super) const KINDS: usize = 3;
+}
+
+/// The demands of a kind of which one alone can satisfy the test, when it lists them.
+pub(super) fn demands(test: &Test, kind: usize) -> Option<Vec<Demand<'_>>> {
+    match (test, kind) {
+        (Test::Principal(patterns), 0) => patterns.iter().map(exact_principal).collect(),
+        (Test::ServiceAccount(names), 1) => Some(names.iter().map(|name| Demand::Namespace(&name.namespace)).collect()),
+        (Test::Namespace(patterns), 1) => {
+            patterns.iter().map(|pattern| (!pattern.0.contains('*')).then(|| Demand::Namespace(&pattern.0))).collect()
+        }
+        (Test::Path(patterns), 2) => patterns.iter().map(plain_path).collect(),
+        _ => None,
     }
-    let Test::Namespace(patterns) = test else { return None };
-    patterns.iter().map(|pattern| (!pattern.0.contains('*')).then(|| pattern.0.clone())).collect()
+}
+
+fn exact_principal(pattern: &StringMatch) -> Option<Demand<'_>> {
+    match pattern {
+        StringMatch::Exact(text) => Some(Demand::Principal(text)),
+        StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => None,
+    }
+}
+
+fn plain_path(pattern: &PathMatch) -> Option<Demand<'_>> {
+    match pattern {
+        PathMatch::Text(StringMatch::Exact(text)) => Some(Demand::Path(text)),
+        PathMatch::Text(StringMatch::Prefix(text)) => Some(Demand::PathPrefix(text.as_bytes())),
+        PathMatch::Text(StringMatch::Suffix(_) | StringMatch::Presence) | PathMatch::Template(_) => None,
+    }
 }

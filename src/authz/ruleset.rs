@@ -1,26 +1,30 @@
 //! All policies that apply to one destination on one layer, compiled.
 
-use super::{Attributes, Layer, PolicyRule, Reason, Verdict, index::RuleIndex};
+use super::{
+    Attributes, Layer, PolicyRule, Reason, Verdict,
+    index::{Builder, RuleIndex},
+};
 use crate::model::{Action, AuthorizationPolicy};
 use std::sync::Arc;
 
 /// Compiled policies. Immutable; a check neither blocks nor allocates, unless there are dry-run hits
-/// to report or a request repeats a header that a rule asks for.
+/// to report or a request repeats a header that a rule asks for. Most services have few policies or
+/// none: what is not there takes no room.
 #[derive(Debug, Default)]
 pub struct Ruleset {
     enforced: Policies,
-    dry_run: Policies,
+    dry_run: Option<Box<Policies>>,
 }
 
 #[derive(Debug, Default)]
 struct Policies {
-    invalid: Vec<Arc<PolicyRule>>,
-    deny: RuleIndex,
+    invalid: Box<[Arc<PolicyRule>]>,
+    deny: Option<Box<RuleIndex>>,
     // ALLOW policies themselves: one without any rule that can match refuses everything.
-    allowing: Vec<Arc<PolicyRule>>,
+    allowing: Box<[Arc<PolicyRule>]>,
     // All of them as one name, for when none of their rules matches.
     unmatched: Option<Arc<PolicyRule>>,
-    allow: RuleIndex,
+    allow: Option<Box<RuleIndex>>,
 }
 
 impl Ruleset {
@@ -30,33 +34,34 @@ impl Ruleset {
     /// been a DENY, or the one ALLOW that made the default a refusal. Only one that is dry-run as
     /// well is merely reported, for it was never meant to refuse anything.
     pub fn compile<'a>(policies: impl IntoIterator<Item = &'a AuthorizationPolicy>, layer: Layer) -> Self {
-        let mut ruleset = Self::default();
+        let (mut enforced, mut dry_run) = (Building::default(), Building::default());
         for policy in policies {
-            let half = if policy.dry_run { &mut ruleset.dry_run } else { &mut ruleset.enforced };
+            let half = if policy.dry_run { &mut dry_run } else { &mut enforced };
             half.push(policy, layer);
         }
-        ruleset.enforced.unmatched = PolicyRule::together(&ruleset.enforced.allowing).map(Arc::new);
-        ruleset
+        let (mut enforced, dry_run) = (enforced.finish(), dry_run.finish());
+        enforced.unmatched = PolicyRule::together(&enforced.allowing).map(Arc::new);
+        Self { enforced, dry_run: (!dry_run.is_empty()).then(|| Box::new(dry_run)) }
     }
 
     /// Judges a connection or a request.
     pub fn check(&self, attributes: &Attributes<'_>) -> Verdict {
         let reason = self.enforced.judge(attributes);
-        let dry_run = if self.dry_run.is_empty() { Vec::new() } else { self.shadow(attributes, &reason) };
+        let dry_run = self.dry_run.as_ref().map(|shadow| self.shadow(shadow, attributes, &reason)).unwrap_or_default();
         Verdict { allowed: reason.allows(), reason, dry_run }
     }
 
     /// The dry-run rules that would have refused.
-    fn shadow(&self, attributes: &Attributes<'_>, reason: &Reason) -> Vec<Arc<PolicyRule>> {
-        let shadow = &self.dry_run;
-        let mut refusing: Vec<_> = shadow.invalid.iter().chain(shadow.deny.all(attributes)).cloned().collect();
+    fn shadow(&self, shadow: &Policies, attributes: &Attributes<'_>, reason: &Reason) -> Vec<Arc<PolicyRule>> {
+        let denying = shadow.deny.iter().flat_map(|rules| rules.all(attributes));
+        let mut refusing: Vec<_> = shadow.invalid.iter().chain(denying).cloned().collect();
         let allowed = || match reason {
             Reason::Allowed(_) => true,
             Reason::NoPolicy | Reason::NotAllowed(_) => false,
             // The enforced ALLOW rules were not asked.
-            Reason::Denied(_) | Reason::Invalid(_) => self.enforced.allow.first(attributes).is_some(),
+            Reason::Denied(_) | Reason::Invalid(_) => first(&self.enforced.allow, attributes).is_some(),
         };
-        if !shadow.allowing.is_empty() && shadow.allow.first(attributes).is_none() && !allowed() {
+        if !shadow.allowing.is_empty() && first(&shadow.allow, attributes).is_none() && !allowed() {
             refusing.extend(shadow.allowing.iter().cloned());
         }
         refusing
@@ -64,17 +69,25 @@ impl Ruleset {
 
     /// How many rules it holds, invalid policies counted as one rule each.
     pub fn len(&self) -> usize {
-        self.enforced.len() + self.dry_run.len()
+        self.enforced.len() + self.dry_run.as_ref().map_or(0, |half| half.len())
     }
 
     /// Whether every check passes with [`Reason::NoPolicy`]. Not the same as `len() == 0`: an ALLOW
     /// policy without rules refuses everything.
     pub fn is_empty(&self) -> bool {
-        self.enforced.is_empty() && self.dry_run.is_empty()
+        self.enforced.is_empty() && self.dry_run.is_none()
     }
 }
 
-impl Policies {
+#[derive(Default)]
+struct Building {
+    invalid: Vec<Arc<PolicyRule>>,
+    deny: Builder,
+    allowing: Vec<Arc<PolicyRule>>,
+    allow: Builder,
+}
+
+impl Building {
     fn push(&mut self, policy: &AuthorizationPolicy, layer: Layer) {
         if policy.invalid.is_some() {
             self.invalid.push(Arc::new(PolicyRule::whole(&policy.name)));
@@ -94,14 +107,25 @@ impl Policies {
         }
     }
 
+    fn finish(self) -> Policies {
+        let Self { invalid, deny, allowing, allow } = self;
+        Policies { invalid: invalid.into(), deny: deny.finish(), allowing: allowing.into(), unmatched: None, allow: allow.finish() }
+    }
+}
+
+fn first<'a>(rules: &'a Option<Box<RuleIndex>>, attributes: &Attributes<'_>) -> Option<&'a Arc<PolicyRule>> {
+    rules.as_ref()?.first(attributes)
+}
+
+impl Policies {
     fn judge(&self, attributes: &Attributes<'_>) -> Reason {
         if let Some(policy) = self.invalid.first() {
             return Reason::Invalid(policy.clone());
         }
-        if let Some(rule) = self.deny.first(attributes) {
+        if let Some(rule) = first(&self.deny, attributes) {
             return Reason::Denied(rule.clone());
         }
-        match (self.allow.first(attributes), &self.unmatched) {
+        match (first(&self.allow, attributes), &self.unmatched) {
             (Some(rule), _) => Reason::Allowed(rule.clone()),
             (None, None) => Reason::NoPolicy,
             (None, Some(policies)) => Reason::NotAllowed(policies.clone()),
@@ -109,7 +133,8 @@ impl Policies {
     }
 
     fn len(&self) -> usize {
-        self.invalid.len() + self.deny.len() + self.allow.len()
+        let rules = |index: &Option<Box<RuleIndex>>| index.as_ref().map_or(0, |rules| rules.len());
+        self.invalid.len() + rules(&self.deny) + rules(&self.allow)
     }
 
     fn is_empty(&self) -> bool {

@@ -3,13 +3,23 @@
 use crate::model::{Name, StringMatch};
 use std::{borrow::Cow, collections::HashSet};
 
-/// Patterns for a text, with regard to case. The exact ones are a set, because policies list
-/// principals by the thousand.
+/// Patterns for a text, with regard to case.
 #[derive(Debug)]
 pub(super) struct StringSet {
-    exact: HashSet<Name>,
+    exact: Exact,
     others: Box<[StringMatch]>,
 }
+
+/// Most policies name a handful of texts, some list principals by the thousand.
+#[derive(Debug)]
+enum Exact {
+    Few(Box<[Name]>),
+    #[allow(clippy::box_collection, reason = "a set in place would make every test of a policy three times as large")]
+    Many(Box<HashSet<Name>>),
+}
+
+/// From here on a hash is faster than to compare one by one.
+const MANY: usize = 16;
 
 impl StringSet {
     pub(super) fn new(patterns: &[StringMatch]) -> Self {
@@ -17,14 +27,19 @@ impl StringSet {
             StringMatch::Exact(text) => Some(text.clone()),
             StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => None,
         };
+        let texts = patterns.iter().filter_map(exact);
         Self {
-            exact: patterns.iter().filter_map(exact).collect(),
+            exact: if patterns.len() < MANY { Exact::Few(texts.collect()) } else { Exact::Many(Box::new(texts.collect())) },
             others: patterns.iter().filter(|pattern| exact(pattern).is_none()).cloned().collect(),
         }
     }
 
     pub(super) fn contains(&self, text: &str) -> bool {
-        self.exact.contains(text) || self.others.iter().any(|pattern| matches(pattern, text.as_bytes()))
+        let exact = match &self.exact {
+            Exact::Few(texts) => texts.iter().any(|exact| **exact == *text),
+            Exact::Many(texts) => texts.contains(text),
+        };
+        exact || self.others.iter().any(|pattern| matches(pattern, text.as_bytes()))
     }
 }
 

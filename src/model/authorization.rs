@@ -23,6 +23,14 @@ pub struct AuthorizationPolicy {
     pub invalid: Option<Name>,
 }
 
+impl AuthorizationPolicy {
+    /// Whether any of its rules asks about an HTTP request.
+    pub fn is_http(&self) -> bool {
+        let matches = self.rules.iter().flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
+        matches.flat_map(|m| &m.terms).any(|term| term.test.is_http())
+    }
+}
+
 /// What a policy governs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyTarget {

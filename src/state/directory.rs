@@ -1,100 +1,208 @@
-//! Looking things up across resources: bindings, endpoints, workloads by address.
+//! The desired mesh, and looking things up across its resources: bindings, endpoints, workloads by
+//! address. Kept up to date change by change; nothing here is ever rebuilt as a whole.
 
-use super::{Hop, UpstreamEndpoint};
-use crate::model::{
-    Endpoint, Endpoints, Health, Hostname, Kind, Labels, Mesh, Name, Service, ServiceKey, ServicePort, TargetPort, TunnelProtocol,
-    Waypoint, WaypointAddress, WaypointBinding, Workload,
-};
+use super::{Delta, delta::Changed, relation::Relation};
+use crate::model::{Endpoints, Hostname, Kind, Labels, Mesh, Name, Resource, ResourceKey, Service, ServiceKey, TunnelProtocol, Workload};
 use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    cmp::Reverse,
+    collections::{BTreeMap, hash_map::RandomState},
+    hash::BuildHasher,
+    net::IpAddr,
     sync::Arc,
 };
 
-/// What a service or a workload is bound to.
-#[derive(Debug, Clone, Copy)]
-pub enum Bound<'a> {
-    /// No waypoint: none is named, the named one does not exist, or it does not take such traffic
-    /// (`istio.io/waypoint-for`, `istio.io/for-service-account`).
-    Nothing,
-    /// This waypoint.
-    To(&'a Arc<Waypoint>),
-    /// A Gateway that is there but may not be used. Never the same as none: traffic that was to be
-    /// judged must not go around the judge.
-    Barred(&'a Arc<Waypoint>, Barred),
+mod bound;
+mod reach;
+
+pub use bound::{Barred, Bound};
+
+/// A [`Mesh`] with its reverse indexes. One writer owns it.
+#[derive(Debug, Default)]
+pub struct Directory {
+    mesh: Mesh,
+    // Also workloads on the host's network, whose addresses name nobody.
+    at: Relation<IpAddr, Workload>,
+    labelled: Relation<LabelHash, Workload>,
+    // Each service under one label of its selector.
+    selecting: Relation<LabelHash, Service>,
+    owning: Relation<IpAddr, Service>,
+    called: Relation<Hostname, Service>,
+    groups: Relation<ServiceKey, Endpoints>,
+    listing_address: Relation<IpAddr, Endpoints>,
+    listing_uid: Relation<Name, Endpoints>,
+    hasher: RandomState,
 }
 
-/// Why a Gateway may not be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Barred {
-    /// Its listener does not allow the namespace.
-    #[error("the waypoint does not allow this namespace")]
-    NotAdmitted,
-    /// It is invalid or has no HBONE listener.
-    #[error("the Gateway that is named as waypoint cannot be one")]
-    Unusable,
-}
+/// Stands for a label in a namespace. Whoever looks something up by it compares the labels
+/// themselves: two may share a hash.
+type LabelHash = u64;
 
-impl Bound<'_> {
-    /// Whether it is this waypoint.
-    pub(super) fn is_to(self, waypoint: &Waypoint) -> bool {
-        matches!(self, Self::To(bound) if bound.name == waypoint.name)
+impl Directory {
+    /// The mesh itself.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
-}
 
-/// Indexes over one [`Mesh`], made once for each compilation.
-#[derive(Debug)]
-pub struct Directory<'a> {
-    mesh: &'a Mesh,
-    by_address: HashMap<IpAddr, &'a Arc<Workload>>,
-    by_vip: HashMap<IpAddr, &'a Arc<Service>>,
-    by_host: HashMap<&'a Hostname, &'a Arc<Service>>,
-    endpoints: HashMap<&'a ServiceKey, Vec<&'a Endpoints>>,
-    by_namespace: HashMap<&'a str, Vec<&'a Arc<Workload>>>,
-}
+    /// Inserts or replaces a resource, and notes in `delta` what that touches. A resource that is as
+    /// it was touches nothing.
+    pub(super) fn upsert(&mut self, resource: Resource, delta: &mut Delta) {
+        match resource {
+            Resource::Namespace(n) => {
+                let name = n.name.clone();
+                let changed = replace(&mut self.mesh.namespaces, &name, Some(Arc::from(n)));
+                delta.namespaces.extend(changed.map(|_| name));
+            }
+            Resource::Service(s) => self.put_service(&s.key.clone(), Some(Arc::from(s)), delta),
+            Resource::Endpoints(e) => {
+                let changed = replace(&mut self.mesh.endpoints, &e.source.clone(), Some(Arc::from(e)));
+                self.put_endpoints(changed, delta);
+            }
+            Resource::Workload(w) => self.put_workload(&w.uid.clone(), Some(Arc::from(w)), delta),
+            Resource::Waypoint(w) => delta.waypoints.extend(replace(&mut self.mesh.waypoints, &w.name.clone(), Some(Arc::from(w)))),
+            Resource::Route(r) => delta.routes.extend(replace(&mut self.mesh.routes, &r.name.clone(), Some(Arc::from(r)))),
+            Resource::Policy(p) => delta.policies.extend(replace(&mut self.mesh.policies, &p.name.clone(), Some(Arc::from(p)))),
+        }
+    }
 
-impl<'a> Directory<'a> {
-    /// Indexes the mesh.
-    pub fn new(mesh: &'a Mesh) -> Self {
-        let mut by_address: HashMap<IpAddr, &Arc<Workload>> = HashMap::new();
-        let mut by_namespace: HashMap<&str, Vec<_>> = HashMap::new();
-        for workload in mesh.workloads.values() {
-            by_namespace.entry(&workload.namespace).or_default().push(workload);
-            // A host-network workload's address is the node's: it names nobody.
-            for address in workload.addresses.iter().filter(|_| !workload.host_network) {
-                let slot = by_address.entry(address.to_canonical()).or_insert(workload);
-                if is_preferred(workload, slot) {
-                    *slot = workload;
-                }
+    /// Forgets a resource, and notes in `delta` what that touches.
+    pub(super) fn remove(&mut self, key: &ResourceKey, delta: &mut Delta) {
+        match key {
+            ResourceKey::Namespace(k) => {
+                let changed = replace(&mut self.mesh.namespaces, k, None);
+                delta.namespaces.extend(changed.map(|_| k.clone()));
+            }
+            ResourceKey::Service(k) => self.put_service(k, None, delta),
+            ResourceKey::Endpoints(k) => {
+                let changed = replace(&mut self.mesh.endpoints, k, None);
+                self.put_endpoints(changed, delta);
+            }
+            ResourceKey::Workload(k) => self.put_workload(k, None, delta),
+            ResourceKey::Waypoint(k) => delta.waypoints.extend(replace(&mut self.mesh.waypoints, k, None)),
+            ResourceKey::Route(k) => delta.routes.extend(replace(&mut self.mesh.routes, k, None)),
+            ResourceKey::Policy(k) => delta.policies.extend(replace(&mut self.mesh.policies, k, None)),
+        }
+    }
+
+    fn put_service(&mut self, key: &ServiceKey, new: Option<Arc<Service>>, delta: &mut Delta) {
+        let Some(changed) = replace(&mut self.mesh.services, key, new) else { return };
+        if let Some(old) = &changed.old {
+            self.called.remove(&old.key.hostname, old);
+            old.vips.iter().for_each(|vip| self.owning.remove(&vip.to_canonical(), old));
+            for label in self.hashes(&old.key.namespace, old.selector.iter().flatten()) {
+                self.selecting.remove(&label, old);
             }
         }
-        let mut endpoints: HashMap<&ServiceKey, Vec<_>> = HashMap::new();
-        for group in mesh.endpoints.values() {
-            endpoints.entry(&group.service).or_default().push(&**group);
-        }
-        let (mut by_vip, mut by_host) = (HashMap::new(), HashMap::new());
-        let mut services: Vec<&Arc<Service>> = mesh.services.values().collect();
-        // The sort is stable: within a kind it stays with the order of the keys.
-        services.sort_by_key(|s| s.source.kind != Kind::Service);
-        for service in services {
-            by_host.entry(&service.key.hostname).or_insert(service);
-            for vip in &service.vips {
-                by_vip.entry(vip.to_canonical()).or_insert(service);
+        if let Some(new) = &changed.new {
+            self.called.add(new.key.hostname.clone(), new);
+            new.vips.iter().for_each(|vip| self.owning.add(vip.to_canonical(), new));
+            // Under the label that fewest others ask for: a changed pod that bears it looks at all of them.
+            let labels = self.hashes(&new.key.namespace, new.selector.iter().flatten());
+            if let Some(label) = labels.into_iter().min_by_key(|label| self.selecting.count(label)) {
+                self.selecting.add(label, new);
             }
         }
-        Self { mesh, by_address, by_vip, by_host, endpoints, by_namespace }
+        delta.vips.extend(changed.each().flat_map(|s| &s.vips).map(IpAddr::to_canonical));
+        delta.hosts.insert(key.hostname.clone());
+        delta.members.insert(key.clone());
+        delta.services.push(changed);
+    }
+
+    fn put_endpoints(&mut self, changed: Option<Changed<Endpoints>>, delta: &mut Delta) {
+        let Some(changed) = changed else { return };
+        if let Some(old) = &changed.old {
+            self.groups.remove(&old.service, old);
+            for endpoint in &old.endpoints {
+                self.listing_address.remove(&endpoint.address.to_canonical(), old);
+                endpoint.workload.iter().for_each(|uid| self.listing_uid.remove(uid, old));
+            }
+        }
+        if let Some(new) = &changed.new {
+            self.groups.add(new.service.clone(), new);
+            for endpoint in &new.endpoints {
+                self.listing_address.add(endpoint.address.to_canonical(), new);
+                endpoint.workload.iter().for_each(|uid| self.listing_uid.add(uid.clone(), new));
+            }
+        }
+        delta.members.extend(changed.each().map(|group| group.service.clone()));
+    }
+
+    fn put_workload(&mut self, uid: &Name, new: Option<Arc<Workload>>, delta: &mut Delta) {
+        let Some(changed) = replace(&mut self.mesh.workloads, uid, new) else { return };
+        if let Some(old) = &changed.old {
+            self.touch(old, delta);
+            old.addresses.iter().for_each(|address| self.at.remove(&address.to_canonical(), old));
+            for label in self.hashes(&old.namespace, &old.labels) {
+                self.labelled.remove(&label, old);
+            }
+        }
+        if let Some(new) = &changed.new {
+            new.addresses.iter().for_each(|address| self.at.add(address.to_canonical(), new));
+            for label in self.hashes(&new.namespace, &new.labels) {
+                self.labelled.add(label, new);
+            }
+            self.touch(new, delta);
+        }
+        delta.workloads.push(changed);
+    }
+
+    /// Notes whom a workload is an endpoint of, and whose endpoints stand at its addresses.
+    fn touch(&self, workload: &Workload, delta: &mut Delta) {
+        delta.members.extend(self.listing_uid.of(&workload.uid).map(|group| group.service.clone()));
+        delta.members.extend(self.selectors_of(workload));
+        for address in workload.addresses.iter().map(IpAddr::to_canonical) {
+            delta.addresses.insert(address);
+            delta.members.extend(self.listing_address.of(&address).map(|group| group.service.clone()));
+            // Whose address it is decides how all who claim it are reached.
+            let others = self.at.of(&address).filter(|other| other.uid != workload.uid);
+            delta.members.extend(others.flat_map(|other| self.selectors_of(other)));
+        }
+    }
+
+    fn selectors_of(&self, workload: &Workload) -> impl Iterator<Item = ServiceKey> {
+        let services = self.hashes(&workload.namespace, &workload.labels).into_iter().flat_map(|label| self.selecting.of(&label));
+        let selecting =
+            services.filter(|s| s.key.namespace == workload.namespace && s.selector.as_ref().is_some_and(|l| selects(l, &workload.labels)));
+        selecting.map(|s| s.key.clone()).collect::<Vec<_>>().into_iter()
+    }
+
+    fn hashes<'a>(&self, namespace: &str, labels: impl IntoIterator<Item = (&'a Name, &'a Name)>) -> Vec<LabelHash> {
+        labels.into_iter().map(|(key, value)| self.hasher.hash_one((namespace, key, value))).collect()
+    }
+
+    /// The workloads a selector means, by uid.
+    fn selected(&self, service: &Service) -> Vec<&Arc<Workload>> {
+        let Some(selector) = &service.selector else { return Vec::new() };
+        let labels = self.hashes(&service.key.namespace, selector);
+        let Some(rarest) = labels.into_iter().min_by_key(|label| self.labelled.count(label)) else { return Vec::new() };
+        let bearing = self.labelled.of(&rarest);
+        let mut found: Vec<_> = bearing.filter(|w| w.namespace == service.key.namespace && selects(selector, &w.labels)).collect();
+        found.sort_unstable_by_key(|w| &w.uid);
+        found
+    }
+
+    /// The groups of endpoints that list a service's, by name; none at all is not the same as empty
+    /// ones.
+    fn groups(&self, service: &ServiceKey) -> Option<Vec<&Arc<Endpoints>>> {
+        let mut groups: Vec<_> = self.groups.of(service).collect();
+        groups.sort_unstable_by_key(|group| &group.source);
+        (!groups.is_empty()).then_some(groups)
     }
 
     /// The service that owns a virtual address. Should several claim it, a Kubernetes Service comes
     /// before a ServiceEntry, then the order of the keys decides: the same in every mode, or a ztunnel
     /// would send to a waypoint what that does not serve.
-    pub fn service_at(&self, vip: IpAddr) -> Option<&'a Arc<Service>> {
-        self.by_vip.get(&vip.to_canonical()).copied()
+    pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
+        self.claiming(vip).min_by_key(|s| precedence(s))
+    }
+
+    /// All services that claim a virtual address.
+    pub(super) fn claiming(&self, vip: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
+        self.owning.of(&vip.to_canonical())
     }
 
     /// The service of a host name; of several, the first as in [`service_at`](Self::service_at).
-    pub fn service_of(&self, host: &Hostname) -> Option<&'a Arc<Service>> {
-        self.by_host.get(host).copied()
+    pub fn service_of(&self, host: &Hostname) -> Option<&Arc<Service>> {
+        self.called.of(host).min_by_key(|s| precedence(s))
     }
 
     /// The virtual addresses that a service owns.
@@ -103,177 +211,46 @@ impl<'a> Directory<'a> {
         service.vips.iter().map(IpAddr::to_canonical).filter(is_owner)
     }
 
-    /// The mesh itself.
-    pub fn mesh(&self) -> &'a Mesh {
-        self.mesh
+    /// The workload that an address names. Of several a pod comes before an entry, HBONE before plain
+    /// (contract, 2.4), a healthy one before one that is not.
+    pub fn workload(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        let rank =
+            |w: &Workload| (w.uid.contains("//Pod/"), w.protocol == TunnelProtocol::Hbone, w.health == crate::model::Health::Healthy);
+        let mut named = self.at.of(&address.to_canonical()).filter(|w| !w.host_network);
+        let first = named.next()?;
+        Some(named.fold(first, |best, w| if (rank(w), Reverse(&w.uid)) > (rank(best), Reverse(&best.uid)) { w } else { best }))
     }
 
-    /// The workload that an address names.
-    pub fn workload(&self, address: IpAddr) -> Option<&'a Arc<Workload>> {
-        self.by_address.get(&address.to_canonical()).copied()
+    /// All addresses of workloads, whether they name one or not.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.at.keys().copied()
     }
 
-    /// All workloads that addresses name.
-    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &'a Arc<Workload>)> {
-        self.by_address.iter().map(|(a, w)| (*a, *w))
-    }
-
-    /// What a service is bound to, by its own label or its namespace's.
-    pub fn service_waypoint(&self, service: &Service) -> Bound<'a> {
-        let Some(waypoint) = self.named(&service.waypoint, &service.key.namespace) else { return Bound::Nothing };
-        let takes = waypoint.traffic.services() && !serves_gateway(service, waypoint) && self.is_of_account(service, waypoint);
-        if takes { self.judged(waypoint, &service.key.namespace) } else { Bound::Nothing }
-    }
-
-    /// What a workload is bound to. A waypoint's own pods are bound to nothing.
-    pub fn workload_waypoint(&self, workload: &Workload) -> Bound<'a> {
-        let Some(waypoint) = self.named(&workload.waypoint, &workload.namespace) else { return Bound::Nothing };
-        let takes = waypoint.traffic.workloads() && workload.gateway.is_none() && runs_as_its_account(workload, waypoint);
-        if takes { self.judged(waypoint, &workload.namespace) } else { Bound::Nothing }
-    }
-
-    /// Whether a service is one of those that a waypoint for one service account takes: it has a
-    /// workload of that account. With none at all (scaled to zero) it is not known; its own label is
-    /// then believed, so that the service is unavailable rather than unguarded.
-    fn is_of_account(&self, service: &Service, waypoint: &Waypoint) -> bool {
-        if waypoint.service_account.is_none() {
-            return true;
-        }
-        let workloads = self.workloads_of(service);
-        match workloads.is_empty() {
-            true => matches!(service.waypoint, WaypointBinding::To(_)),
-            false => workloads.iter().any(|w| runs_as_its_account(w, waypoint)),
-        }
-    }
-
-    /// The Gateway that a binding names, if it exists.
-    fn named(&self, binding: &WaypointBinding, namespace: &Name) -> Option<&'a Arc<Waypoint>> {
-        let of_namespace = || self.mesh.namespaces.get(namespace).map(|n| &n.waypoint);
-        let binding = if *binding == WaypointBinding::Inherit { of_namespace()? } else { binding };
-        match binding {
-            WaypointBinding::To(name) => self.mesh.waypoints.get(name),
-            WaypointBinding::None | WaypointBinding::Inherit => None,
-        }
-    }
-
-    fn judged(&self, waypoint: &'a Arc<Waypoint>, namespace: &Name) -> Bound<'a> {
-        let info = self.mesh.namespaces.get(namespace).map(|n| &**n);
-        if !waypoint.is_usable() {
-            Bound::Barred(waypoint, Barred::Unusable)
-        } else if !waypoint.admits(namespace, info) {
-            Bound::Barred(waypoint, Barred::NotAdmitted)
-        } else {
-            Bound::To(waypoint)
-        }
-    }
-
-    /// The endpoints of a service port that may receive traffic.
-    pub fn endpoints(&self, service: &Service, port: &ServicePort) -> Vec<UpstreamEndpoint> {
-        if let Some(groups) = self.endpoints.get(&service.key) {
-            let ready = groups.iter().flat_map(|g| &g.endpoints).filter(|e| e.ready || service.publish_not_ready);
-            return ready.filter_map(|e| self.listed(e, port)).collect();
-        }
-        let serves = |w: &&&Arc<Workload>| w.health == Health::Healthy || service.publish_not_ready;
-        self.selected(service).iter().filter(serves).filter_map(|w| self.of_workload(w, port)).collect()
-    }
-
-    /// All workloads behind a service, ready or not.
-    pub fn workloads_of(&self, service: &Service) -> Vec<&'a Arc<Workload>> {
-        match self.endpoints.get(&service.key) {
-            Some(groups) => groups.iter().flat_map(|g| &g.endpoints).filter_map(|e| self.of_endpoint(e)).collect(),
-            None => self.selected(service),
-        }
-    }
-
-    /// The workloads a selector means, as the endpoint controller of Kubernetes would find them.
-    fn selected(&self, service: &Service) -> Vec<&'a Arc<Workload>> {
-        let (Some(selector), Some(workloads)) = (&service.selector, self.by_namespace.get(&*service.key.namespace)) else {
-            return Vec::new();
-        };
-        workloads.iter().copied().filter(|w| selects(selector, &w.labels)).collect()
-    }
-
-    fn of_endpoint(&self, endpoint: &Endpoint) -> Option<&'a Arc<Workload>> {
-        match &endpoint.workload {
-            Some(uid) => self.mesh.workloads.get(uid),
-            None => self.workload(endpoint.address),
-        }
-    }
-
-    fn listed(&self, endpoint: &Endpoint, port: &ServicePort) -> Option<UpstreamEndpoint> {
-        // The address decides too: an endpoint that names no workload may still stand where one is known.
-        let workload = self.of_endpoint(endpoint).or_else(|| self.workload(endpoint.address));
-        let listed = endpoint.ports.iter().find(|(name, _)| *name == port.name).map(|(_, number)| *number);
-        let number = match listed {
-            Some(number) => number,
-            None if endpoint.ports.is_empty() => target(port, workload.map(|w| &**w))?,
-            None => return None,
-        };
-        Some(self.reach(SocketAddr::new(endpoint.address, number), workload))
-    }
-
-    fn of_workload(&self, workload: &'a Arc<Workload>, port: &ServicePort) -> Option<UpstreamEndpoint> {
-        let number = target(port, Some(workload))?;
-        let address = workload.addresses.first()?;
-        Some(self.reach(SocketAddr::new(*address, number), Some(workload)))
-    }
-
-    /// How a workload is reached directly.
-    pub fn direct(&self, address: SocketAddr) -> UpstreamEndpoint {
-        self.reach(address, None)
-    }
-
-    /// How an address is reached that is said to be this workload's. A workload that speaks HBONE at
-    /// that address is believed before the endpoint: what an endpoint names may be stale or simply
-    /// another resource, and a workload that speaks HBONE is never reached in plaintext.
-    fn reach(&self, address: SocketAddr, said: Option<&'a Arc<Workload>>) -> UpstreamEndpoint {
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let there = self.workload(address.ip());
-        let workload = there.filter(|w| w.protocol == TunnelProtocol::Hbone).or(said).or(there);
-        let hop = match workload {
-            Some(w) if w.protocol == TunnelProtocol::Hbone => Hop::Hbone([w.identity.clone()].into()),
-            Some(_) | None => Hop::Plain,
-        };
-        UpstreamEndpoint::new(address, hop, workload.cloned())
-    }
-
-    /// The service that an address of a waypoint, or failing that its name, leads to.
-    pub fn waypoint_service(&self, waypoint: &Waypoint) -> Option<&'a Arc<Service>> {
-        let by_address = waypoint.addresses.iter().find_map(|address| match address {
-            WaypointAddress::Ip(ip) => self.service_at(*ip),
-            WaypointAddress::Hostname(host) => self.service_of(host),
-        });
-        by_address.or_else(|| {
-            let unaddressed = waypoint.addresses.is_empty();
-            self.mesh.services.values().find(|s| unaddressed && s.source.kind == Kind::Service && s.source.name == waypoint.name)
-        })
+    /// The services of a namespace.
+    pub(super) fn services_in(&self, namespace: &Name) -> impl Iterator<Item = &Arc<Service>> {
+        let first = ServiceKey { namespace: namespace.clone(), hostname: Hostname::new("") };
+        let from = self.mesh.services.range(first..);
+        from.take_while(move |(key, _)| key.namespace == *namespace).map(|(_, service)| service)
     }
 }
 
-/// The Service in front of a waypoint's own pods must not be bound to that waypoint: a loop.
-fn serves_gateway(service: &Service, waypoint: &Waypoint) -> bool {
-    service.source.name == waypoint.name
+/// Replaces in a map; `None` when that changes nothing.
+fn replace<K: Ord + Clone, T: PartialEq>(map: &mut BTreeMap<K, Arc<T>>, key: &K, new: Option<Arc<T>>) -> Option<Changed<T>> {
+    if map.get(key) == new.as_ref() {
+        return None;
+    }
+    let old = match &new {
+        Some(new) => map.insert(key.clone(), new.clone()),
+        None => map.remove(key),
+    };
+    Some(Changed { old, new })
 }
 
-fn runs_as_its_account(workload: &Workload, waypoint: &Waypoint) -> bool {
-    let runs_as = |account: &Name| workload.identity.service_account() == &**account && workload.namespace == waypoint.name.namespace;
-    waypoint.service_account.as_ref().is_none_or(runs_as)
+fn precedence(service: &Service) -> (bool, &ServiceKey) {
+    (service.source.kind != Kind::Service, &service.key)
 }
 
 /// Whether every label of a workload selector is there; an empty one selects nothing.
 pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
-}
-
-/// Several workloads at one address: pods before entries, HBONE before plain (contract, 2.4).
-fn is_preferred(new: &Workload, old: &Workload) -> bool {
-    let rank = |w: &Workload| (w.uid.contains("//Pod/"), w.protocol == TunnelProtocol::Hbone, w.health == Health::Healthy);
-    rank(new) > rank(old)
-}
-
-fn target(port: &ServicePort, workload: Option<&Workload>) -> Option<u16> {
-    match &port.target {
-        TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => workload?.ports.iter().find(|(n, _)| n == name).map(|(_, number)| *number),
-    }
 }

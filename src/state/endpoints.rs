@@ -1,6 +1,7 @@
 //! Endpoints of a service port, apart from routes: pods come and go without a route being touched.
 
-use crate::model::{AppProtocol, Identity, Name, ServiceKey, Workload};
+use super::Directory;
+use crate::model::{AppProtocol, Identity, Name, Service, ServiceKey, ServicePort, Workload};
 use arc_swap::ArcSwap;
 use std::{
     collections::HashMap,
@@ -110,56 +111,105 @@ impl Upstream {
     }
 
     /// Replaces the endpoints; those that stay keep their load.
-    fn replace(&self, found: Vec<UpstreamEndpoint>) {
+    pub(super) fn replace(&self, found: Vec<UpstreamEndpoint>) {
         let old = self.endpoints.load_full();
         if old.ready.len() == found.len() && old.ready.iter().zip(&found).all(|(a, b)| a.is_same(b)) {
             return;
         }
-        let keep = |new: UpstreamEndpoint| old.ready.iter().find(|o| o.is_same(&new)).cloned().unwrap_or_else(|| Arc::new(new));
-        self.endpoints.store(Arc::new(EndpointSet { ready: found.into_iter().map(keep).collect() }));
+        let mut at: HashMap<SocketAddr, Vec<&Arc<UpstreamEndpoint>>> = HashMap::with_capacity(old.ready.len());
+        old.ready.iter().for_each(|endpoint| at.entry(endpoint.address).or_default().push(endpoint));
+        let known = |new: &UpstreamEndpoint| at.get(&new.address)?.iter().find(|o| o.is_same(new)).map(|o| Arc::clone(o));
+        // Collected in place, the list would keep the room that the larger items took.
+        let mut ready = Vec::with_capacity(found.len());
+        ready.extend(found.into_iter().map(|new| known(&new).unwrap_or_else(|| Arc::new(new))));
+        self.endpoints.store(Arc::new(EndpointSet { ready }));
     }
 }
 
 /// All upstreams in use, kept over compilations so that load and connections survive them.
 #[derive(Debug, Default)]
 pub struct Upstreams {
-    known: HashMap<(ServiceKey, u16), Arc<Upstream>>,
+    // The ports of a service are few.
+    known: HashMap<ServiceKey, Vec<Known>>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    upstream: Arc<Upstream>,
+    uses: usize,
+    is_declared: bool,
 }
 
 impl Upstreams {
-    /// The upstream of a service port, with these endpoints from now on.
-    pub(super) fn update(&mut self, service: &ServiceKey, port: u16, protocol: AppProtocol, found: Vec<UpstreamEndpoint>) -> Arc<Upstream> {
-        let key = (service.clone(), port);
-        let upstream = match self.known.get(&key) {
-            Some(known) if known.protocol == protocol => known.clone(),
-            Some(_) | None => {
-                let name = format!("outbound|{port}||{}", service.hostname).into();
-                let new = Arc::new(Upstream::new(Some(service.clone()), port, protocol, name));
-                self.known.insert(key, new.clone());
-                new
+    /// The upstream of a service port, in use until it is [released](Self::release); `None` when the
+    /// service is not there or does not declare the port.
+    pub(super) fn acquire(&mut self, directory: &Directory, key: &ServiceKey, port: u16) -> Option<Arc<Upstream>> {
+        let known = self.known.get_mut(key).and_then(|ports| ports.iter_mut().find(|known| known.upstream.port == port));
+        if let Some(known) = known {
+            known.uses += usize::from(known.is_declared);
+            return known.is_declared.then(|| known.upstream.clone());
+        }
+        let service = directory.mesh().services.get(key)?;
+        let upstream = Arc::new(upstream(directory, service, service.port(port)?));
+        let known = Known { upstream: upstream.clone(), uses: 1, is_declared: true };
+        self.known.entry(service.key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(known);
+        self.len += 1;
+        Some(upstream)
+    }
+
+    /// Ends one use; after the last one the upstream is forgotten. A snapshot that is still being read
+    /// keeps what it refers to.
+    pub(super) fn release(&mut self, upstream: &Upstream) {
+        let Some(key) = &upstream.service else { return };
+        let Some(ports) = self.known.get_mut(key) else { return };
+        let Some(at) = ports.iter().position(|known| known.upstream.port == upstream.port) else { return };
+        let last = ports.get_mut(at).is_some_and(|known| {
+            known.uses -= 1;
+            known.uses == 0
+        });
+        if last {
+            ports.swap_remove(at);
+            self.len -= 1;
+        }
+        if ports.is_empty() {
+            self.known.remove(key);
+        }
+    }
+
+    /// Brings the upstreams of a service up to date. A port that speaks something else from now on is
+    /// another upstream: who uses the old one must acquire anew. So must who uses a port that is no
+    /// longer declared.
+    pub(super) fn refresh(&mut self, directory: &Directory, key: &ServiceKey) {
+        let Some(ports) = self.known.get_mut(key) else { return };
+        let service = directory.mesh().services.get(key);
+        for known in ports {
+            let declared = service.and_then(|service| Some((service, service.port(known.upstream.port)?)));
+            known.is_declared = declared.is_some();
+            match declared {
+                Some((service, port)) if port.protocol == known.upstream.protocol => {
+                    known.upstream.replace(directory.endpoints(service, port))
+                }
+                Some((service, port)) => known.upstream = Arc::new(upstream(directory, service, port)),
+                None => {}
             }
-        };
-        upstream.replace(found);
-        upstream
-    }
-
-    /// Forgets what nothing refers to any more.
-    pub(super) fn prune(&mut self) {
-        self.known.retain(|_, upstream| Arc::strong_count(upstream) > 1);
-    }
-
-    /// Forgets all but these. A snapshot that is still being read keeps what it refers to.
-    pub(super) fn retain(&mut self, used: &HashMap<(ServiceKey, u16), Arc<Upstream>>) {
-        self.known.retain(|key, _| used.contains_key(key));
+        }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.len == 0
     }
+}
+
+fn upstream(directory: &Directory, service: &Service, port: &ServicePort) -> Upstream {
+    let name = format!("outbound|{}||{}", port.port, service.key.hostname).into();
+    let upstream = Upstream::new(Some(service.key.clone()), port.port, port.protocol, name);
+    upstream.replace(directory.endpoints(service, port));
+    upstream
 }

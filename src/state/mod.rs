@@ -5,16 +5,21 @@
 //! publishes it whole. Readers never lock and never see half a change.
 
 mod change;
+mod counted;
+mod delta;
 mod directory;
 mod endpoints;
 mod node;
 mod plan;
+mod relation;
+mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
 mod waypoint;
 
 pub use change::Change;
+pub use delta::{Changed, Delta};
 pub use directory::{Barred, Bound, Directory};
 pub use endpoints::{EndpointSet, Hop, InFlight, Upstream, UpstreamEndpoint, Upstreams};
 pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, WaypointRoute};

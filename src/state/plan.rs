@@ -10,7 +10,7 @@ use http::StatusCode;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// What a CONNECT was admitted to: one port of a service, or of a workload.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Destination {
     /// Service or workload.
     pub kind: DestinationKind,
@@ -31,7 +31,7 @@ pub struct Destination {
 }
 
 /// What stands at a destination's address.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum DestinationKind {
     /// A service.
     Service(ServiceKey),
@@ -40,6 +40,11 @@ pub enum DestinationKind {
 }
 
 impl Destination {
+    /// The same at another address.
+    pub(super) fn at(&self, address: SocketAddr) -> Self {
+        Self { address, ..self.clone() }
+    }
+
     /// The service's host name; `None` for a workload.
     pub fn hostname(&self) -> Option<&Hostname> {
         match &self.kind {

@@ -1,7 +1,7 @@
 //! The single writer, and the handle through which everyone reads.
 
-use super::Change;
-use crate::model::{Mesh, Resource};
+use super::{Change, Delta, Directory};
+use crate::model::Resource;
 use arc_swap::ArcSwap;
 use std::{fmt, sync::Arc};
 use tokio::sync::watch;
@@ -11,18 +11,20 @@ pub trait Compile: Send + 'static {
     /// The compiled form.
     type Snapshot: Send + Sync + 'static;
 
-    /// Compiles the whole mesh, reusing whatever did not change since the last call. Must not
-    /// fail: what cannot be compiled is left out, and a policy that cannot be denies its scope.
-    fn compile(&mut self, mesh: &Mesh, version: u64) -> Self::Snapshot;
+    /// Compiles what `delta` names, which is everything that may have changed since the last call,
+    /// and takes over the rest. The result is the same as if the whole mesh were new. Must not fail:
+    /// what cannot be compiled is left out, and a policy that cannot be denies its scope.
+    fn compile(&mut self, directory: &Directory, delta: &Delta, version: u64) -> Self::Snapshot;
 
     /// Whether the resource can ever have an effect, however the rest of the mesh changes. What
     /// cannot is not kept. Must depend on nothing but the resource.
     fn concerns(&self, resource: &Resource) -> bool;
 }
 
-/// The desired mesh and its compiler. One task owns it.
+/// The desired mesh and its compiler. One task owns it. Applying a batch costs what the batch
+/// touches, not what is there.
 pub struct Store<C: Compile> {
-    mesh: Mesh,
+    directory: Directory,
     compiler: C,
     version: u64,
     handle: SnapshotHandle<C::Snapshot>,
@@ -38,28 +40,29 @@ impl<C: Compile> fmt::Debug for Store<C> {
 impl<C: Compile> Store<C> {
     /// A store over an empty mesh, with its snapshot published as version 0.
     pub fn new(mut compiler: C) -> Self {
-        let mesh = Mesh::default();
-        let snapshot = compiler.compile(&mesh, 0);
+        let directory = Directory::default();
+        let snapshot = compiler.compile(&directory, &Delta::default(), 0);
         let (published, version) = watch::channel(0);
         let handle = SnapshotHandle { current: Arc::new(ArcSwap::from_pointee(snapshot)), version };
-        Self { mesh, compiler, version: 0, handle, published }
+        Self { directory, compiler, version: 0, handle, published }
     }
 
     /// Applies a batch and publishes one new snapshot; an empty batch publishes nothing.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> u64 {
         let mut any = false;
+        let mut delta = Delta::default();
         for change in changes {
             any = true;
             match change {
-                Change::Upsert(resource) if self.compiler.concerns(&resource) => self.mesh.upsert(resource),
+                Change::Upsert(resource) if self.compiler.concerns(&resource) => self.directory.upsert(resource, &mut delta),
                 // An earlier version of it may have been of concern.
-                Change::Upsert(resource) => self.mesh.remove(&resource.key()),
-                Change::Remove(key) => self.mesh.remove(&key),
+                Change::Upsert(resource) => self.directory.remove(&resource.key(), &mut delta),
+                Change::Remove(key) => self.directory.remove(&key, &mut delta),
             }
         }
         if any {
             self.version += 1;
-            let snapshot = self.compiler.compile(&self.mesh, self.version);
+            let snapshot = self.compiler.compile(&self.directory, &delta, self.version);
             self.handle.current.store(Arc::new(snapshot));
             self.published.send_replace(self.version);
         }
@@ -68,8 +71,8 @@ impl<C: Compile> Store<C> {
 
     /// What is kept.
     #[cfg(test)]
-    pub(super) fn mesh(&self) -> &Mesh {
-        &self.mesh
+    pub(super) fn mesh(&self) -> &crate::model::Mesh {
+        self.directory.mesh()
     }
 
     /// A handle to read by.

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod endpoints;
+mod incremental;
 
 use super::*;
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
         Action, AllowedNamespaces, AppProtocol, AuthorizationPolicy, BackendRef, BackendTarget, Endpoint, Endpoints, Health, Hostname,
         HttpRoute, Identity, Kind, Labels, Locality, Name, NamespaceInfo, Parent, PathPattern, PolicyTarget, Resource, ResourceId,
         ResourceKey, ResourceName, RouteMatch, RouteRule, Rule, Service, ServiceKey, ServicePort, TargetPort, TargetRef, Timeouts,
-        TrafficType, TunnelProtocol, Waypoint, WaypointBinding, Workload, WorkloadType,
+        TrafficType, TunnelProtocol, Waypoint, WaypointAddress, WaypointBinding, Workload, WorkloadType,
     },
 };
 use std::{

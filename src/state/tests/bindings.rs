@@ -9,7 +9,7 @@ fn node(resources: Vec<Resource>) -> Arc<NodeSnapshot> {
 }
 
 /// What a ztunnel makes of a service: `direct`, `waypoint`, or why not.
-fn seen(route: Option<&WaypointRoute>) -> String {
+pub(super) fn seen(route: Option<&WaypointRoute>) -> String {
     match route {
         None => "direct".into(),
         Some(WaypointRoute { upstream: Ok(_), .. }) => "waypoint".into(),
