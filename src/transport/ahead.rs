@@ -11,7 +11,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is read at a time.
-const SIZE: usize = 64 << 10;
+const SIZE: usize = 16 << 10;
 /// Buffers that a thread keeps for its connections to share.
 const SPARES: usize = 8;
 

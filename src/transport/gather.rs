@@ -16,14 +16,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes that wait at most. Four TLS records; beyond it a system call saves nothing more.
 const MAX_WAITING: usize = 64 << 10;
 /// A single write as long as this gains nothing from waiting and is not copied.
-const LARGE: usize = 32 << 10;
+const LARGE: usize = 16 << 10;
+/// Bytes read in one step. Whoever the bytes are for comes to them while they are in the cache, and
+/// one busy connection does not keep the others of its thread waiting.
+const MAX_STEP: usize = 128 << 10;
 /// What an idle connection may keep for its next batch.
 const KEPT: usize = 16 << 10;
 
 /// Splits `io` into the stream for a codec, whose flushes do nothing yet, and the [`Flusher`] for
 /// the task that drives the codec.
 pub fn gather<IO>(io: IO) -> (Gathered<IO>, Flusher<IO>) {
-    let state = Arc::new(Mutex::new(State { io, waiting: Vec::new(), sent: 0, is_dirty: false, failed: None }));
+    let state = Arc::new(Mutex::new(State { io, waiting: Vec::new(), sent: 0, is_dirty: false, step: MAX_STEP, failed: None }));
     (Gathered(state.clone()), Flusher(state))
 }
 
@@ -43,6 +46,8 @@ struct State<IO> {
     sent: usize,
     // Whether anything was written since the last whole flush.
     is_dirty: bool,
+    // What may still be read in this step.
+    step: usize,
     // Of a flush, for the codec to meet at its next step.
     failed: Option<io::Error>,
 }
@@ -58,6 +63,7 @@ impl<IO: AsyncWrite + Unpin> Flusher<IO> {
     pub async fn drive<F: Future>(&self, codec: F) -> F::Output {
         let mut codec = pin!(codec);
         poll_fn(|cx| {
+            lock(&self.0).step = MAX_STEP;
             let polled = codec.as_mut().poll(cx);
             self.flush(cx);
             polled
@@ -122,7 +128,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gathered<IO> {
         if let Some(error) = state.failed.take() {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut state.io).poll_read(cx, buf)
+        if state.step == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut state.io).poll_read(cx, buf))?;
+        state.step = state.step.saturating_sub(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -65,6 +65,9 @@ struct Shared {
 const PING_INTERVAL: Duration = Duration::from_secs(310);
 /// An HTTP/2 connection whose ping is not answered within this time is dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of a response that wait inside an HTTP/1 connection, and the largest head of a response.
+const MAX_BUFFER: usize = 64 << 10;
+
 impl Forward {
     /// Forwards as `identity`, through tunnels of this pool.
     pub fn new(config: &Config, identity: Identity, tunnels: Pool) -> Self {
@@ -200,7 +203,8 @@ impl Exchange {
 
     async fn open_http1(&self) -> Result<Http1, ConnectFailure> {
         let io = self.forward.connect(&self.endpoint).await?;
-        let (send, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(ConnectFailure::Http)?;
+        let (send, connection) =
+            http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(io)).await.map_err(ConnectFailure::Http)?;
         // Ends when the sender is dropped or the workload closes.
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
