@@ -185,7 +185,7 @@ fn finish(kind: Kind, cx: Cx<'_>, outcome: Option<Outcome>) -> Object {
     } else if kind == Kind::AuthorizationPolicy {
         Some(policy::denying(&cx))
     } else {
-        (kind == Kind::Gateway).then(|| Resource::Waypoint(gateway::unusable(&cx)))
+        (kind == Kind::Gateway).then(|| Resource::from(gateway::unusable(&cx)))
     };
     let resources = match outcome {
         Some(Outcome::Resources(resources)) if !failed => Some(resources),

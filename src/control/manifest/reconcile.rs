@@ -225,7 +225,7 @@ fn ambiguous(decoded: &Decoded) -> Option<Resource> {
     }
     let resource = decoded.version.as_ref()?.resources.first()?;
     let Resource::Policy(policy) = resource else { return None };
-    Some(Resource::Policy(policy::invalid(policy.name.clone(), policy.target.clone(), "defined twice")))
+    Some(Resource::from(policy::invalid(policy.name.clone(), policy.target.clone(), "defined twice")))
 }
 
 fn sort_out<'f>(files: &'f Files, report: &mut Report) -> Objects<'f> {
@@ -283,7 +283,7 @@ fn unclaimed(lost: &[(&Path, Position, &str)], mut kept: Vec<(&ResourceId, &Path
     open.retain(|(file, _, _)| !claim(file, None));
     let deny = |(file, at, _): &&(&Path, Position, &str)| {
         let name = ResourceName::new("", &format!("{}:{}", file.display(), at.line));
-        Resource::Policy(policy::invalid(name, PolicyTarget::Unknown, "unreadable"))
+        Resource::from(policy::invalid(name, PolicyTarget::Unknown, "unreadable"))
     };
     open.iter().map(deny).collect()
 }
@@ -334,7 +334,7 @@ fn resolve(
     }
     desired.extend(stand_ins.map(|resource| (resource.key(), resource)));
     for gateway in objects.foreign_gateways.values() {
-        let resource = Resource::Waypoint((*gateway).clone());
+        let resource = Resource::from((*gateway).clone());
         desired.entry(resource.key()).or_insert(resource);
     }
     desired

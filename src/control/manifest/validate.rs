@@ -7,6 +7,7 @@ use crate::model::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// What references can lead to.
@@ -122,8 +123,8 @@ impl<'a> Index<'a> {
 
 fn attach(resource: &mut Resource, service: &ServiceKey, port: Option<u16>) {
     match resource {
-        Resource::Route(route) => route.parents.push(Parent::Service { service: service.clone(), port }),
-        Resource::Policy(policy) => match &mut policy.target {
+        Resource::Route(route) => Arc::make_mut(route).parents.push(Parent::Service { service: service.clone(), port }),
+        Resource::Policy(policy) => match &mut Arc::make_mut(policy).target {
             PolicyTarget::Refs(refs) => refs.push(TargetRef::Service(service.clone())),
             PolicyTarget::Selector(_) | PolicyTarget::Namespace | PolicyTarget::Unknown => {}
         },
