@@ -3,7 +3,7 @@
 use super::{
     Located,
     decode::{Decoded, Issue, Object, Reference, Version},
-    files::ManifestFile,
+    file::{ManifestFile, Piece},
     policy,
     source::Batch,
     validate::Index,
@@ -39,11 +39,24 @@ struct Good {
     is_whole: bool,
 }
 
+/// Where something was read, or would be.
+#[derive(Debug, Clone, Copy)]
+struct Home<'f> {
+    file: &'f Path,
+    piece: Option<&'f Piece>,
+}
+
+impl Home<'_> {
+    fn place(&self, at: Position) -> Position {
+        self.piece.map_or(at, |piece| piece.place(at))
+    }
+}
+
 /// What may serve under an id.
 #[derive(Debug, Clone)]
 struct Candidate<'f> {
     version: Arc<Version>,
-    file: &'f Path,
+    home: Home<'f>,
     /// The files say so now; otherwise it is what was good before.
     is_current: bool,
     /// Not what served until now.
@@ -59,29 +72,59 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, file: &Path, resource: String, issue: Issue, rejects: bool) {
+    fn add(&mut self, home: Home<'_>, resource: String, issue: Issue, rejects: bool) {
         let Issue { severity, at, field, message } = issue;
-        let file = file.display().to_string();
-        let located = Located { file, line: at.line, column: at.column, severity, resource, field, message };
+        let located = Located::new(home.file.display().to_string(), home.place(at), severity, resource, field, message);
         if rejects && severity == Severity::Error {
             self.rejected.insert(located.clone());
         }
         self.findings.insert(located);
     }
 
-    fn error(&mut self, file: &Path, at: Position, resource: String, message: String) {
-        self.add(file, resource, Issue { severity: Severity::Error, at, field: String::new(), message }, true);
+    fn error(&mut self, home: Home<'_>, at: Position, resource: String, message: String) {
+        self.add(home, resource, Issue { severity: Severity::Error, at, field: String::new(), message }, true);
     }
 }
 
 /// All objects of all files, sorted out.
 #[derive(Default)]
 struct Objects<'f> {
-    ours: BTreeMap<&'f ResourceId, (&'f Path, &'f Decoded)>,
+    ours: BTreeMap<&'f ResourceId, (Home<'f>, &'f Decoded)>,
     doubled: BTreeSet<&'f ResourceId>,
     foreign_gateways: BTreeMap<ResourceName, &'f Waypoint>,
     /// Documents that nobody can read and that look like policies.
-    lost_policies: Vec<(&'f Path, Position, &'f str)>,
+    lost_policies: Vec<(Home<'f>, Position, &'f str)>,
+}
+
+impl<'f> Objects<'f> {
+    fn sort_in(&mut self, home: Home<'f>, object: &'f Object, skipped: &mut BTreeSet<&'f str>, report: &mut Report) {
+        match object {
+            Object::Skipped { kind, at, gateway, reason } => {
+                self.foreign_gateways.extend(gateway.iter().map(|g| (g.name.clone(), &**g)));
+                if skipped.insert(kind) {
+                    let (severity, field, message) = (Severity::Warning, String::new(), reason.clone());
+                    report.add(home, String::new(), Issue { severity, at: *at, field, message }, false);
+                }
+            }
+            Object::Nameless { at, field, message, mentions_policy } => {
+                let (field, message) = (field.clone(), message.clone());
+                report.add(home, String::new(), Issue { severity: Severity::Error, at: *at, field, message }, true);
+                if *mentions_policy {
+                    self.lost_policies.push((home, *at, ""));
+                }
+            }
+            Object::Ours(decoded) => match self.ours.entry(&decoded.id) {
+                btree_map::Entry::Vacant(vacant) => drop(vacant.insert((home, decoded))),
+                btree_map::Entry::Occupied(first) => {
+                    let (first, decoded_first) = first.get();
+                    let at = first.place(decoded_first.at);
+                    let message = format!("already defined at {}:{}:{}", first.file.display(), at.line, at.column);
+                    report.error(home, decoded.at, decoded.id.to_string(), message);
+                    self.doubled.insert(&decoded.id);
+                }
+            },
+        }
+    }
 }
 
 impl Reconciler {
@@ -93,7 +136,7 @@ impl Reconciler {
     pub(super) fn reconcile(&mut self, files: &Files, unreadable: &BTreeMap<PathBuf, String>) -> Batch {
         let mut report = Report::default();
         for (path, message) in unreadable {
-            report.error(path, Position::default(), String::new(), message.clone());
+            report.error(Home { file: path, piece: None }, Position::default(), String::new(), message.clone());
         }
         let objects = sort_out(files, &mut report);
         let mut stand_ins = Vec::new();
@@ -114,20 +157,20 @@ impl Reconciler {
         report: &mut Report,
     ) -> BTreeMap<ResourceId, Candidate<'f>> {
         let mut candidates = BTreeMap::new();
-        for (id, (file, decoded)) in &objects.ours {
+        for (id, (home, decoded)) in &objects.ours {
             for issue in &decoded.issues {
-                report.add(file, id.to_string(), issue.clone(), true);
+                report.add(*home, id.to_string(), issue.clone(), true);
             }
             let good = self.good.get(*id);
             let is_doubled = objects.doubled.contains(*id);
             let current = decoded.version.as_ref().filter(|_| !is_doubled || (good.is_none() && id.kind != Kind::AuthorizationPolicy));
             let candidate = match (current, good) {
                 (Some(version), good) => {
-                    let same = good.filter(|g| *g.version == *version);
-                    let version = same.map_or_else(|| Arc::new(version.clone()), |g| g.version.clone());
-                    Candidate { version, file, is_current: true, is_changed: same.is_none() }
+                    let same = good.filter(|g| Arc::ptr_eq(&g.version, version) || g.version == *version);
+                    let version = same.map_or(version, |g| &g.version).clone();
+                    Candidate { version, home: *home, is_current: true, is_changed: same.is_none() }
                 }
-                (None, Some(good)) => Candidate { version: good.version.clone(), file, is_current: false, is_changed: false },
+                (None, Some(good)) => Candidate { version: good.version.clone(), home: *home, is_current: false, is_changed: false },
                 (None, None) => {
                     stand_ins.extend(decoded.fallback.clone().or_else(|| ambiguous(decoded)));
                     continue;
@@ -160,7 +203,7 @@ impl Reconciler {
                 kept_policies.push((id, file));
             }
             let version = good.version.clone();
-            candidates.insert(id.clone(), Candidate { version, file, is_current: false, is_changed: false });
+            candidates.insert(id.clone(), Candidate { version, home: Home { file, piece: None }, is_current: false, is_changed: false });
         }
         unclaimed(&objects.lost_policies, kept_policies)
     }
@@ -175,18 +218,18 @@ impl Reconciler {
                 let has_good = self.good.get(id).is_some_and(|g| g.is_whole);
                 let broken = problems(&index, id, &candidate.version.references);
                 if !broken.is_empty() && (has_good || !self.lenient) {
-                    withheld.push((id.clone(), candidate.file, broken));
+                    withheld.push((id.clone(), candidate.home, broken));
                 }
             }
             if withheld.is_empty() {
                 return;
             }
-            for (id, file, broken) in withheld {
-                broken.into_iter().for_each(|issue| report.add(file, id.to_string(), issue, true));
+            for (id, home, broken) in withheld {
+                broken.into_iter().for_each(|issue| report.add(home, id.to_string(), issue, true));
                 match self.good.get(&id) {
                     Some(good) => {
                         let version = good.version.clone();
-                        candidates.insert(id, Candidate { version, file, is_current: false, is_changed: false });
+                        candidates.insert(id, Candidate { version, home, is_current: false, is_changed: false });
                     }
                     None => drop(candidates.remove(&id)),
                 }
@@ -199,7 +242,7 @@ impl Reconciler {
         let accept = |(id, candidate): (&ResourceId, &Candidate<'_>)| {
             let before = self.good.get(id).filter(|_| !candidate.is_changed);
             let is_whole = before.is_some_and(|g| g.is_whole) || problems(&index, id, &candidate.version.references).is_empty();
-            (id.clone(), Good { version: candidate.version.clone(), file: candidate.file.to_owned(), is_whole })
+            (id.clone(), Good { version: candidate.version.clone(), file: candidate.home.file.to_owned(), is_whole })
         };
         candidates.iter().map(accept).collect()
     }
@@ -232,38 +275,18 @@ fn sort_out<'f>(files: &'f Files, report: &mut Report) -> Objects<'f> {
     let mut objects = Objects::default();
     let mut skipped = BTreeSet::new();
     for (path, file) in files {
-        for broken in &file.broken {
-            report.error(path, broken.at, String::new(), broken.message.clone());
-            if broken.text.contains("AuthorizationPolicy") {
-                objects.lost_policies.push((path, broken.at, &broken.text));
-            }
+        if let Some(broken) = &file.broken {
+            report.error(Home { file: path, piece: None }, broken.at, String::new(), broken.message.clone());
         }
-        for object in &file.objects {
-            match object {
-                Object::Skipped { kind, at, gateway, reason } => {
-                    objects.foreign_gateways.extend(gateway.iter().map(|g| (g.name.clone(), &**g)));
-                    if skipped.insert(kind) {
-                        let (severity, field, message) = (Severity::Warning, String::new(), reason.clone());
-                        report.add(path, String::new(), Issue { severity, at: *at, field, message }, false);
-                    }
+        for piece in &file.pieces {
+            let home = Home { file: path, piece: Some(piece) };
+            for broken in &piece.body.broken {
+                report.error(home, broken.at, String::new(), broken.message.clone());
+                if broken.text.contains("AuthorizationPolicy") {
+                    objects.lost_policies.push((home, broken.at, &broken.text));
                 }
-                Object::Nameless { at, field, message, mentions_policy } => {
-                    let (field, message) = (field.clone(), message.clone());
-                    report.add(path, String::new(), Issue { severity: Severity::Error, at: *at, field, message }, true);
-                    if *mentions_policy {
-                        objects.lost_policies.push((path, *at, ""));
-                    }
-                }
-                Object::Ours(decoded) => match objects.ours.entry(&decoded.id) {
-                    btree_map::Entry::Vacant(vacant) => drop(vacant.insert((path, decoded))),
-                    btree_map::Entry::Occupied(first) => {
-                        let (file, at) = (first.get().0.display(), first.get().1.node.at);
-                        let message = format!("already defined at {file}:{}:{}", at.line, at.column);
-                        report.error(path, decoded.node.at, decoded.id.to_string(), message);
-                        objects.doubled.insert(&decoded.id);
-                    }
-                },
             }
+            piece.body.objects.iter().for_each(|object| objects.sort_in(home, object, &mut skipped, report));
         }
     }
     let foreign = std::mem::take(&mut objects.foreign_gateways);
@@ -274,15 +297,15 @@ fn sort_out<'f>(files: &'f Files, report: &mut Report) -> Objects<'f> {
 }
 
 /// Unreadable policies, less those that can be taken for a newer version of a kept one.
-fn unclaimed(lost: &[(&Path, Position, &str)], mut kept: Vec<(&ResourceId, &Path)>) -> Vec<Resource> {
+fn unclaimed(lost: &[(Home<'_>, Position, &str)], mut kept: Vec<(&ResourceId, &Path)>) -> Vec<Resource> {
     let mut claim = |file: &Path, text: Option<&str>| {
         let same = |(id, path): &(&ResourceId, &Path)| *path == file && text.is_none_or(|t| t.contains(&*id.name.name));
         kept.iter().position(same).map(|i| kept.swap_remove(i)).is_some()
     };
-    let mut open: Vec<_> = lost.iter().filter(|(file, _, text)| !claim(file, Some(text))).collect();
-    open.retain(|(file, _, _)| !claim(file, None));
-    let deny = |(file, at, _): &&(&Path, Position, &str)| {
-        let name = ResourceName::new("", &format!("{}:{}", file.display(), at.line));
+    let mut open: Vec<_> = lost.iter().filter(|(home, _, text)| !claim(home.file, Some(text))).collect();
+    open.retain(|(home, _, _)| !claim(home.file, None));
+    let deny = |(home, at, _): &&(Home<'_>, Position, &str)| {
+        let name = ResourceName::new("", &format!("{}:{}", home.file.display(), home.place(*at).line));
         Resource::from(policy::invalid(name, PolicyTarget::Unknown, "unreadable"))
     };
     open.iter().map(deny).collect()
@@ -319,15 +342,15 @@ fn resolve(
             let rejects = candidate.is_changed;
             problems(&index, id, &candidate.version.references)
                 .into_iter()
-                .for_each(|issue| report.add(candidate.file, id.to_string(), issue, rejects));
+                .for_each(|issue| report.add(candidate.home, id.to_string(), issue, rejects));
         }
         for resource in &candidate.version.resources {
             match desired.entry(resource.key()) {
                 btree_map::Entry::Vacant(vacant) => drop(vacant.insert(index.complete(resource, &candidate.version.references))),
                 btree_map::Entry::Occupied(_) => {
-                    let at = objects.ours.get(id).map(|(_, d)| d.node.at).unwrap_or_default();
+                    let at = objects.ours.get(id).map(|(_, d)| d.at).unwrap_or_default();
                     let message = format!("{} is already declared by another resource", key_words(&resource.key()));
-                    report.error(candidate.file, at, id.to_string(), message);
+                    report.error(candidate.home, at, id.to_string(), message);
                 }
             }
         }

@@ -1,23 +1,11 @@
 //! The source that watches manifests and hands over what changed.
 
-use super::{
-    Located,
-    decode::Object,
-    files::{self, ManifestFile},
-    reconcile::Reconciler,
-    yaml,
-};
+use super::{Located, file::ManifestFile, files, locate, reconcile::Reconciler};
 use crate::{
-    model::{Finding, Mesh, ResourceId},
+    model::{Finding, Mesh},
     state::Change,
 };
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    path::{Path, PathBuf},
-    pin::pin,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::Future, path::PathBuf, pin::pin, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval},
@@ -172,24 +160,10 @@ impl ManifestSource {
         }
     }
 
-    /// Finds the places of findings about resources that were read from these files.
+    /// Finds the places of findings about resources that were read from these files. Blocks on the
+    /// file system: what was read is not kept, so the places are looked up in the files.
     pub fn locate(&self, findings: Vec<Finding>) -> Vec<Located> {
-        let mut places: BTreeMap<&ResourceId, (&Path, &yaml::Node)> = BTreeMap::new();
-        for (path, file) in &self.files {
-            for object in &file.objects {
-                if let Object::Ours(decoded) = object {
-                    places.entry(&decoded.id).or_insert((path, &decoded.node));
-                }
-            }
-        }
-        let locate = |finding: Finding| {
-            let place = places.get(&finding.resource);
-            let at = place.map(|(_, node)| yaml::locate(node, &finding.field)).unwrap_or_default();
-            let (resource, Finding { severity, field, message, .. }) = (finding.resource.to_string(), finding);
-            let file = place.map(|(path, _)| path.display().to_string()).unwrap_or_default();
-            Located { file, line: at.line, column: at.column, severity, resource, field, message }
-        };
-        findings.into_iter().map(locate).collect()
+        locate::locate(&self.files, findings)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod istio_kinds;
 mod kube_kinds;
+mod pieces;
 mod policies;
 mod routes;
 mod watching;
