@@ -49,12 +49,17 @@ impl Stamp {
 pub(super) struct Scan {
     pub(super) files: BTreeMap<PathBuf, Stamp>,
     pub(super) errors: BTreeMap<PathBuf, String>,
+    /// Directories in which files can come and go.
+    pub(super) dirs: BTreeSet<PathBuf>,
 }
 
 /// Looks at all files without reading them.
 pub(super) fn scan(paths: &[PathBuf]) -> Scan {
     let mut walk = Walk::default();
     for path in paths {
+        // Also what it is a link to may be switched there.
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        walk.scan.dirs.extend(parent.map(Path::to_owned));
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0),
             Ok(metadata) if metadata.is_file() => walk.file(path, &metadata),
@@ -80,6 +85,7 @@ impl Walk {
         if depth > MAX_DEPTH {
             return drop(self.scan.errors.insert(path.to_owned(), format!("more than {MAX_DEPTH} directories deep")));
         }
+        self.scan.dirs.insert(path.to_owned());
         let mut entries: Vec<PathBuf> = match fs::read_dir(path).and_then(|entries| entries.map(|e| Ok(e?.path())).collect()) {
             Ok(entries) => entries,
             // Also when it breaks off half-way: what was not listed is not gone.
@@ -111,7 +117,8 @@ impl Walk {
     }
 }
 
-fn is_manifest(path: &Path) -> bool {
+/// Whether a file of a directory counts.
+pub(super) fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
 }
 

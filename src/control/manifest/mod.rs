@@ -1,6 +1,6 @@
 //! Configuration from files: plain Kubernetes manifests, watched.
 //!
-//! `files` finds, `file` reads what is new, `documents` parses to `yaml`'s tree, `decode` (with one file per group of
+//! `files` finds, `watch` tells when to look again, `file` reads what is new, `documents` parses to `yaml`'s tree, `decode` (with one file per group of
 //! kinds) turns each object into resources of the model, `locate` finds the places of what is found out later, `validate` holds references against the whole mesh, and
 //! `reconcile` decides what serves: a broken change never replaces what was good before, and an
 //! authorization policy that never was good denies its scope.
@@ -25,6 +25,7 @@ mod service_entry;
 mod source;
 mod text;
 mod validate;
+mod watch;
 mod workload_entry;
 mod yaml;
 

@@ -1,19 +1,37 @@
 //! The source that watches manifests and hands over what changed.
 
-use super::{Located, file::ManifestFile, files, locate, reconcile::Reconciler};
+use super::{
+    Located,
+    file::ManifestFile,
+    files, locate,
+    reconcile::Reconciler,
+    watch::{Finished, Watch},
+};
 use crate::{
     model::{Finding, Mesh},
     state::Change,
 };
-use std::{collections::BTreeMap, future::Future, path::PathBuf, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, sleep},
 };
 
-/// How long a file must have been left alone before [`ManifestSource::run`] reads it: a writer that
-/// is still at work is then rarely seen half-way.
+/// How long a file must have been left alone before [`ManifestSource::run`] reads it, unless its writer
+/// is known to have finished: one that is still at work is then rarely seen half-way.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// For how many times what a look took nothing that is told makes for another: files that change all
+/// the time are not to keep a core busy.
+const REST: u32 = 3;
+/// The same for looks that nothing told to take, which very many files make long.
+const UNTOLD_REST: u32 = 20;
 
 /// How long changes are held back for files that somebody keeps writing.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -56,6 +74,9 @@ pub struct ManifestSource {
     reconciler: Reconciler,
     started: bool,
     settle: Duration,
+    finished: Finished,
+    /// Where files can come and go.
+    dirs: BTreeSet<PathBuf>,
     /// Since when changes are held back because somebody is writing.
     waiting: Option<Instant>,
 }
@@ -64,7 +85,17 @@ impl ManifestSource {
     /// A source that has not looked at anything yet.
     pub fn new(config: Config) -> Self {
         let reconciler = Reconciler::new(config.lenient);
-        Self { config, files: BTreeMap::new(), errors: BTreeMap::new(), reconciler, started: false, settle: Duration::ZERO, waiting: None }
+        Self {
+            config,
+            files: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            reconciler,
+            started: false,
+            settle: Duration::ZERO,
+            finished: Finished::default(),
+            dirs: BTreeSet::new(),
+            waiting: None,
+        }
     }
 
     /// Looks at all files, and reads those that changed. `None` when nothing did, or when somebody is
@@ -72,6 +103,7 @@ impl ManifestSource {
     /// yields a batch. Blocks on the file system.
     pub fn poll(&mut self) -> Option<Batch> {
         let scan = files::scan(&self.config.paths);
+        self.dirs.clone_from(&scan.dirs);
         let is_settling = self.started && self.is_settling(&scan);
         let read = if is_settling { Vec::new() } else { self.read(&scan) };
         let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
@@ -91,7 +123,11 @@ impl ManifestSource {
     /// Whether a file that changed was written only just now.
     fn is_settling(&self, scan: &files::Scan) -> bool {
         let is_known = |(path, stamp): &(&PathBuf, &files::Stamp)| self.files.get(*path).is_some_and(|f| f.stamp == **stamp);
-        scan.files.iter().filter(|file| !is_known(file)).any(|(_, stamp)| stamp.is_younger_than(self.settle))
+        scan.files.iter().filter(|file| !is_known(file)).any(|(path, stamp)| self.is_being_written(path, stamp))
+    }
+
+    fn is_being_written(&self, path: &Path, stamp: &files::Stamp) -> bool {
+        stamp.is_younger_than(self.settle) && !self.finished.contains(path)
     }
 
     /// Reads the files that changed and are no longer being written.
@@ -99,7 +135,7 @@ impl ManifestSource {
         let read = |(path, stamp): (&PathBuf, &files::Stamp)| {
             let known = self.files.get(path);
             let is_old = known.is_some_and(|f| f.stamp == *stamp && !f.is_fresh);
-            if is_old || (self.started && stamp.is_younger_than(self.settle)) {
+            if is_old || (self.started && self.is_being_written(path, stamp)) {
                 return None;
             }
             Some((path.clone(), ManifestFile::read(&self.config, path, *stamp, known)))
@@ -122,22 +158,31 @@ impl ManifestSource {
             changed = true;
         }
         self.errors = scan.errors;
+        self.finished.clear();
         self.started = true;
         changed.then(|| self.reconciler.reconcile(&self.files, &self.errors))
     }
 
-    /// Polls until `stop` completes or the receiver is gone, and sends each batch. File access
-    /// happens on the blocking pool. Dropping the future between polls loses nothing.
+    /// Polls when files change, and else every `period` (longer, when that takes long), until `stop`
+    /// completes or the receiver is gone, and sends each batch. Must run within a Tokio runtime; file
+    /// access happens on its blocking pool. Dropping the future between polls loses nothing.
     pub async fn run(mut self, changes: mpsc::Sender<Batch>, period: Duration, stop: impl Future<Output = ()>) {
         self.settle = SETTLE.min(period);
         let mut stop = pin!(stop);
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch::new(self.config.paths.clone());
+        // What changed since the first look was not told.
+        let (mut rest, mut pause) = (Duration::ZERO, Duration::ZERO);
         loop {
+            let told = async {
+                sleep(rest).await;
+                watch.changed(&mut self.finished).await;
+            };
             tokio::select! {
                 () = &mut stop => return,
-                _ = ticks.tick() => {}
+                () = told => {}
+                () = sleep(pause) => {}
             }
+            let begun = Instant::now();
             let polled = tokio::task::spawn_blocking(move || {
                 let batch = self.poll();
                 (self, batch)
@@ -151,6 +196,12 @@ impl ManifestSource {
                     tracing::error!(%error, "the manifest source has failed; manifests are no longer watched");
                     return;
                 }
+            };
+            rest = begun.elapsed() * REST;
+            pause = match () {
+                () if watch.follow(&self.dirs) => Duration::ZERO,
+                () if self.waiting.is_some() => period.min(SETTLE / 4),
+                () => period.max(begun.elapsed() * UNTOLD_REST),
             };
             let Some(batch) = batch else { continue };
             tokio::select! {
