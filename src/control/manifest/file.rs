@@ -45,6 +45,8 @@ pub(super) struct ManifestFile {
     /// What it said when it was last believed to be whole, where that is not what it says now.
     whole: Option<Vec<Piece>>,
     is_uncertain: bool,
+    /// Pieces that hold something else than objects of ours.
+    others: Vec<u32>,
 }
 
 /// A part of a file that is read on its own.
@@ -78,6 +80,10 @@ impl Body {
         Self { objects: objects.into(), broken: broken.into(), text: Text::of(piece) }
     }
 
+    fn has_others(&self) -> bool {
+        !self.broken.is_empty() || self.objects.iter().any(|o| !matches!(o, Object::Ours(_)))
+    }
+
     /// Whether something in it cannot be told to be there or not.
     fn is_uncertain(&self) -> bool {
         !self.broken.is_empty() || self.objects.iter().any(|o| matches!(o, Object::Nameless { .. }))
@@ -109,7 +115,8 @@ impl ManifestFile {
     /// Reads a file. A file that cannot be read is a broken one, not an absent one.
     pub(super) fn read(config: &Config, path: &Path, stamp: Stamp, before: Option<&Self>) -> Self {
         let is_fresh = stamp.is_younger_than(CLOCK_GRAIN);
-        let mut file = Self { stamp, is_fresh, digest: 0, pieces: Vec::new(), broken: None, whole: None, is_uncertain: false };
+        let mut file =
+            Self { stamp, is_fresh, digest: 0, pieces: Vec::new(), broken: None, whole: None, is_uncertain: false, others: Vec::new() };
         let bytes = match contents(path, stamp.size()) {
             Ok(bytes) => bytes,
             Err(error) => return file.unbelieved(before, Position::default(), words(&error)),
@@ -131,8 +138,11 @@ impl ManifestFile {
             return file.unbelieved(before, Position::default(), "file looks half-written".into());
         }
         file.pieces = read_pieces(config, &pieces, before.map(|b| &*b.pieces).unwrap_or_default());
-        file.is_uncertain = file.pieces.iter().any(|p| p.body.is_uncertain());
-        if file.pieces.iter().any(|p| !p.body.broken.is_empty()) {
+        file.others = (0..).zip(&file.pieces).filter(|(_, p)| p.body.has_others()).map(|(i, _)| i).collect();
+        let (is_uncertain, is_broken) = (|p: &Piece| p.body.is_uncertain(), |p: &Piece| !p.body.broken.is_empty());
+        let judged = (file.others().any(is_uncertain), file.others().any(is_broken));
+        file.is_uncertain = judged.0;
+        if judged.1 {
             file.whole = Some(whole.to_owned());
         }
         file
@@ -152,6 +162,11 @@ impl ManifestFile {
     /// Whether both say the same.
     pub(super) fn same_contents(&self, other: &Self) -> bool {
         self.digest == other.digest
+    }
+
+    /// Pieces that hold something else than objects of ours, or that cannot be read.
+    pub(super) fn others(&self) -> impl Iterator<Item = &Piece> {
+        self.others.iter().filter_map(|i| self.pieces.get(*i as usize))
     }
 
     /// Whether something in it cannot be told to be there or not.

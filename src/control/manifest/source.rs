@@ -4,7 +4,7 @@ use super::{
     Located,
     file::ManifestFile,
     files, locate,
-    reconcile::Reconciler,
+    reconcile::{Reconciler, Replaced},
     watch::{Finished, Watch},
 };
 use crate::{
@@ -145,22 +145,24 @@ impl ManifestSource {
 
     fn take(&mut self, scan: files::Scan, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
         let mut changed = !self.started || scan.errors != self.errors;
+        let mut replaced = Vec::new();
         let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
-        let before = self.files.len();
-        self.files.retain(|path, _| !gone(path));
-        changed |= self.files.len() != before;
+        for (path, before) in self.files.extract_if(.., |path, _| gone(path)) {
+            replaced.push(Replaced { path, before: Some(before) });
+        }
         for (path, read) in read {
             if let Some(known) = self.files.get_mut(&path).filter(|known| known.same_contents(&read)) {
                 (known.stamp, known.is_fresh) = (read.stamp, read.is_fresh);
                 continue;
             }
-            self.files.insert(path, read);
-            changed = true;
+            let before = self.files.insert(path.clone(), read);
+            replaced.push(Replaced { path, before });
         }
         self.errors = scan.errors;
         self.finished.clear();
         self.started = true;
-        changed.then(|| self.reconciler.reconcile(&self.files, &self.errors))
+        changed |= !replaced.is_empty();
+        changed.then(|| self.reconciler.reconcile(&self.files, &self.errors, replaced))
     }
 
     /// Polls when files change, and else every `period` (longer, when that takes long), until `stop`
