@@ -8,6 +8,7 @@ use super::{
     decode::Object,
     documents,
     files::{Stamp, words},
+    spread::spread,
     text::{Print, Text},
     yaml::{Broken, Position},
 };
@@ -26,6 +27,8 @@ use std::{
 const CLOCK_GRAIN: Duration = Duration::from_millis(50);
 /// How long a file that has become a beginning of itself counts as being written anew.
 const HALF_WRITTEN: Duration = Duration::from_millis(500);
+/// Pieces that are worth a thread, at about 20 µs each.
+const PIECES_AT_LEAST: usize = 100;
 
 /// Some editors start a file with it.
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -177,22 +180,38 @@ impl ManifestFile {
 
 /// Takes over what is known of the pieces that were there before, wherever they stood.
 fn read_pieces(config: &Config, pieces: &[(&[u8], Print)], before: &[Piece]) -> Vec<Piece> {
-    let mut known: Option<HashMap<Print, usize>> = None;
-    let (mut next, mut lines_before) = (0, 0);
+    let known = recognise(pieces, before);
+    let unknown: Vec<&[u8]> = pieces.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|((text, _), _)| *text).collect();
+    let mut news = spread(&unknown, PIECES_AT_LEAST, |text| Arc::new(Body::read(config, text))).into_iter();
+    let mut lines_before = 0;
     let mut read = Vec::with_capacity(pieces.len());
-    for (text, print) in pieces {
-        // Mostly it is where it was. A new piece mostly stands in the place of an old one.
-        let mut found = Some(next).filter(|i| before.get(*i).is_some_and(|old| old.print == *print));
-        if found.is_none() && !before.is_empty() {
-            let known = known.get_or_insert_with(|| before.iter().enumerate().map(|(i, old)| (old.print, i)).collect());
-            found = known.get(print).copied();
-        }
-        next = found.unwrap_or(next) + 1;
-        let body = found.and_then(|i| before.get(i)).map_or_else(|| Arc::new(Body::read(config, text)), |old| old.body.clone());
+    for ((_, print), known) in pieces.iter().zip(known) {
+        // There is a new one for each that is not known.
+        let Some(body) = known.or_else(|| news.next()) else { break };
         read.push(Piece { lines_before, print: *print, body });
         lines_before += print.lines();
     }
     read
+}
+
+/// What each of these pieces is known to say.
+fn recognise(pieces: &[(&[u8], Print)], before: &[Piece]) -> Vec<Option<Arc<Body>>> {
+    if before.is_empty() {
+        return vec![None; pieces.len()];
+    }
+    let mut by_print: Option<HashMap<Print, usize>> = None;
+    let mut next = 0;
+    let mut find = |print: &Print| {
+        // Mostly it is where it was. A new piece mostly stands in the place of an old one.
+        let mut found = Some(next).filter(|i| before.get(*i).is_some_and(|old| old.print == *print));
+        if found.is_none() {
+            let by_print = by_print.get_or_insert_with(|| before.iter().enumerate().map(|(i, old)| (old.print, i)).collect());
+            found = by_print.get(print).copied();
+        }
+        next = found.unwrap_or(next) + 1;
+        Some(before.get(found?)?.body.clone())
+    };
+    pieces.iter().map(|(_, print)| find(print)).collect()
 }
 
 /// A writer that truncates and writes shows the beginning of the file for a moment; what is read of

@@ -26,6 +26,7 @@ mod report;
 mod route;
 mod service_entry;
 mod source;
+mod spread;
 mod text;
 mod validate;
 mod watch;

@@ -5,6 +5,7 @@ use super::{
     file::ManifestFile,
     files, locate,
     reconcile::{Reconciler, Replaced},
+    spread::spread,
     watch::{Finished, Watch},
 };
 use crate::{
@@ -26,6 +27,9 @@ use tokio::{
 /// How long a file must have been left alone before [`ManifestSource::run`] reads it, unless its writer
 /// is known to have finished: one that is still at work is then rarely seen half-way.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// Files that are worth a thread, at about 50 µs each.
+const FILES_AT_LEAST: usize = 40;
 
 /// For how many times what a look took nothing that is told makes for another: files that change all
 /// the time are not to keep a core busy.
@@ -132,15 +136,14 @@ impl ManifestSource {
 
     /// Reads the files that changed and are no longer being written.
     fn read(&self, scan: &files::Scan) -> Vec<(PathBuf, ManifestFile)> {
-        let read = |(path, stamp): (&PathBuf, &files::Stamp)| {
-            let known = self.files.get(path);
-            let is_old = known.is_some_and(|f| f.stamp == *stamp && !f.is_fresh);
-            if is_old || (self.started && self.is_being_written(path, stamp)) {
-                return None;
-            }
-            Some((path.clone(), ManifestFile::read(&self.config, path, *stamp, known)))
+        let is_due = |(path, stamp): &(&PathBuf, &files::Stamp)| {
+            let is_old = self.files.get(*path).is_some_and(|f| f.stamp == **stamp && !f.is_fresh);
+            !is_old && (!self.started || !self.is_being_written(path, stamp))
         };
-        scan.files.iter().filter_map(read).collect()
+        let due: Vec<_> = scan.files.iter().filter(is_due).collect();
+        spread(&due, FILES_AT_LEAST, |(path, stamp)| {
+            (PathBuf::clone(path), ManifestFile::read(&self.config, path, **stamp, self.files.get(*path)))
+        })
     }
 
     fn take(&mut self, scan: files::Scan, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
