@@ -68,6 +68,17 @@ pub struct Batch {
     pub rejected: usize,
 }
 
+/// How files differ from what was read.
+#[derive(Debug, Default)]
+struct News {
+    /// New, or with another stamp.
+    changed: Vec<(PathBuf, files::Stamp)>,
+    /// With the same stamp, which may hide another write.
+    again: Vec<(PathBuf, files::Stamp)>,
+    /// Not there any more, as far as can be seen.
+    gone: Vec<PathBuf>,
+}
+
 /// Watches manifests.
 #[derive(Debug)]
 pub struct ManifestSource {
@@ -108,10 +119,10 @@ impl ManifestSource {
     pub fn poll(&mut self) -> Option<Batch> {
         let scan = files::scan(&self.config.paths);
         self.dirs.clone_from(&scan.dirs);
-        let is_settling = self.started && self.is_settling(&scan);
-        let read = if is_settling { Vec::new() } else { self.read(&scan) };
-        let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
-        let changed = !self.started || scan.errors != self.errors || !read.is_empty() || self.files.keys().any(gone);
+        let news = self.compare(&scan);
+        let is_settling = self.started && news.changed.iter().any(|(path, stamp)| self.is_being_written(path, stamp));
+        let read = if is_settling { Vec::new() } else { self.read(&news) };
+        let changed = !self.started || scan.errors != self.errors || !read.is_empty() || !news.gone.is_empty();
         // A link that was switched while we looked would show one half of the old world and one of the new.
         if self.started && (is_settling || (changed && files::scan(&self.config.paths) != scan)) {
             if self.waiting.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
@@ -120,14 +131,29 @@ impl ManifestSource {
             tracing::debug!("manifests never settle: what has settled is served");
         }
         self.waiting = None;
-        let read = if is_settling { self.read(&scan) } else { read };
-        self.take(scan, read)
+        let read = if is_settling { self.read(&news) } else { read };
+        self.take(scan.errors, news.gone, read)
     }
 
-    /// Whether a file that changed was written only just now.
-    fn is_settling(&self, scan: &files::Scan) -> bool {
-        let is_known = |(path, stamp): &(&PathBuf, &files::Stamp)| self.files.get(*path).is_some_and(|f| f.stamp == **stamp);
-        scan.files.iter().filter(|file| !is_known(file)).any(|(path, stamp)| self.is_being_written(path, stamp))
+    /// What is different from what was read. Both are in order and mostly the same, so they are walked
+    /// side by side: looking each path up would take longer than everything else.
+    fn compare(&self, scan: &files::Scan) -> News {
+        let mut news = News::default();
+        let is_hidden = |path: &Path| scan.errors.keys().any(|broken| path.starts_with(broken));
+        let mut known = self.files.iter().peekable();
+        for (path, stamp) in &scan.files {
+            let is_same = |other: &&PathBuf| other.as_os_str() == path.as_os_str();
+            while let Some((gone, _)) = known.next_if(|(other, _)| !is_same(other) && *other < path) {
+                news.gone.extend((!is_hidden(gone)).then(|| gone.clone()));
+            }
+            match known.next_if(|(other, _)| is_same(other)) {
+                Some((_, file)) if file.stamp == *stamp && !file.is_fresh => {}
+                Some((_, file)) if file.stamp == *stamp => news.again.push((path.clone(), *stamp)),
+                Some(_) | None => news.changed.push((path.clone(), *stamp)),
+            }
+        }
+        news.gone.extend(known.map(|(gone, _)| gone).filter(|gone| !is_hidden(gone)).cloned());
+        news
     }
 
     fn is_being_written(&self, path: &Path, stamp: &files::Stamp) -> bool {
@@ -135,24 +161,16 @@ impl ManifestSource {
     }
 
     /// Reads the files that changed and are no longer being written.
-    fn read(&self, scan: &files::Scan) -> Vec<(PathBuf, ManifestFile)> {
-        let is_due = |(path, stamp): &(&PathBuf, &files::Stamp)| {
-            let is_old = self.files.get(*path).is_some_and(|f| f.stamp == **stamp && !f.is_fresh);
-            !is_old && (!self.started || !self.is_being_written(path, stamp))
-        };
-        let due: Vec<_> = scan.files.iter().filter(is_due).collect();
-        spread(&due, FILES_AT_LEAST, |(path, stamp)| {
-            (PathBuf::clone(path), ManifestFile::read(&self.config, path, **stamp, self.files.get(*path)))
-        })
+    fn read(&self, news: &News) -> Vec<(PathBuf, ManifestFile)> {
+        let is_due = |(path, stamp): &&(PathBuf, files::Stamp)| !self.started || !self.is_being_written(path, stamp);
+        let due: Vec<_> = news.changed.iter().chain(&news.again).filter(is_due).collect();
+        spread(&due, FILES_AT_LEAST, |(path, stamp)| (path.clone(), ManifestFile::read(&self.config, path, *stamp, self.files.get(path))))
     }
 
-    fn take(&mut self, scan: files::Scan, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
-        let mut changed = !self.started || scan.errors != self.errors;
-        let mut replaced = Vec::new();
-        let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
-        for (path, before) in self.files.extract_if(.., |path, _| gone(path)) {
-            replaced.push(Replaced { path, before: Some(before) });
-        }
+    fn take(&mut self, errors: BTreeMap<PathBuf, String>, gone: Vec<PathBuf>, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
+        let mut changed = !self.started || errors != self.errors;
+        let gone = gone.into_iter().map(|path| Replaced { before: self.files.remove(&path), path });
+        let mut replaced: Vec<Replaced> = gone.collect();
         for (path, read) in read {
             if let Some(known) = self.files.get_mut(&path).filter(|known| known.same_contents(&read)) {
                 (known.stamp, known.is_fresh) = (read.stamp, read.is_fresh);
@@ -161,7 +179,7 @@ impl ManifestSource {
             let before = self.files.insert(path.clone(), read);
             replaced.push(Replaced { path, before });
         }
-        self.errors = scan.errors;
+        self.errors = errors;
         self.finished.clear();
         self.started = true;
         changed |= !replaced.is_empty();
