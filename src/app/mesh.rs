@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// How often files are looked at: a change is served well within a second.
+/// How often files are looked at when nothing tells that they change: a change is served well within a second.
 const POLL: Duration = Duration::from_millis(250);
 
 /// Manifests that were read once, and go on being watched.

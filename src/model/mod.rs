@@ -49,23 +49,24 @@ pub struct Mesh {
     pub policies: BTreeMap<ResourceName, Arc<AuthorizationPolicy>>,
 }
 
-/// One resource of the mesh, as a source hands it over.
+/// One resource of the mesh, as a source hands it over: shared, so that whoever keeps it keeps the
+/// same copy.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
     /// A namespace with the labels that matter.
-    Namespace(NamespaceInfo),
+    Namespace(Arc<NamespaceInfo>),
     /// A service, or one host of a ServiceEntry.
-    Service(Service),
+    Service(Arc<Service>),
     /// The endpoints that one EndpointSlice or ServiceEntry lists for a service.
-    Endpoints(Endpoints),
+    Endpoints(Arc<Endpoints>),
     /// A pod, a WorkloadEntry, or an inline endpoint of a ServiceEntry.
-    Workload(Workload),
+    Workload(Arc<Workload>),
     /// A Gateway of a waypoint class.
-    Waypoint(Waypoint),
+    Waypoint(Arc<Waypoint>),
     /// An HTTPRoute.
-    Route(HttpRoute),
+    Route(Arc<HttpRoute>),
     /// An AuthorizationPolicy, valid or not.
-    Policy(AuthorizationPolicy),
+    Policy(Arc<AuthorizationPolicy>),
 }
 
 /// The key of a [`Resource`] in a [`Mesh`].
@@ -87,7 +88,41 @@ pub enum ResourceKey {
     Policy(ResourceName),
 }
 
+macro_rules! from_nouns {
+    ($($variant:ident($noun:ty)),*) => { $(
+        impl From<$noun> for Resource {
+            fn from(noun: $noun) -> Self {
+                Self::$variant(Arc::new(noun))
+            }
+        }
+    )* };
+}
+
+from_nouns!(
+    Namespace(NamespaceInfo),
+    Service(Service),
+    Endpoints(Endpoints),
+    Workload(Workload),
+    Waypoint(Waypoint),
+    Route(HttpRoute),
+    Policy(AuthorizationPolicy)
+);
+
 impl Resource {
+    /// Whether both are the same copy; two that are not may still be equal.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Namespace(a), Self::Namespace(b)) => Arc::ptr_eq(a, b),
+            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
+            (Self::Endpoints(a), Self::Endpoints(b)) => Arc::ptr_eq(a, b),
+            (Self::Workload(a), Self::Workload(b)) => Arc::ptr_eq(a, b),
+            (Self::Waypoint(a), Self::Waypoint(b)) => Arc::ptr_eq(a, b),
+            (Self::Route(a), Self::Route(b)) => Arc::ptr_eq(a, b),
+            (Self::Policy(a), Self::Policy(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// The key under which the mesh holds this resource.
     pub fn key(&self) -> ResourceKey {
         match self {
@@ -106,13 +141,13 @@ impl Mesh {
     /// Inserts or replaces a resource.
     pub fn upsert(&mut self, resource: Resource) {
         match resource {
-            Resource::Namespace(n) => drop(self.namespaces.insert(n.name.clone(), Arc::new(n))),
-            Resource::Service(s) => drop(self.services.insert(s.key.clone(), Arc::new(s))),
-            Resource::Endpoints(e) => drop(self.endpoints.insert(e.source.clone(), Arc::new(e))),
-            Resource::Workload(w) => drop(self.workloads.insert(w.uid.clone(), Arc::new(w))),
-            Resource::Waypoint(w) => drop(self.waypoints.insert(w.name.clone(), Arc::new(w))),
-            Resource::Route(r) => drop(self.routes.insert(r.name.clone(), Arc::new(r))),
-            Resource::Policy(p) => drop(self.policies.insert(p.name.clone(), Arc::new(p))),
+            Resource::Namespace(n) => drop(self.namespaces.insert(n.name.clone(), n)),
+            Resource::Service(s) => drop(self.services.insert(s.key.clone(), s)),
+            Resource::Endpoints(e) => drop(self.endpoints.insert(e.source.clone(), e)),
+            Resource::Workload(w) => drop(self.workloads.insert(w.uid.clone(), w)),
+            Resource::Waypoint(w) => drop(self.waypoints.insert(w.name.clone(), w)),
+            Resource::Route(r) => drop(self.routes.insert(r.name.clone(), r)),
+            Resource::Policy(p) => drop(self.policies.insert(p.name.clone(), p)),
         }
     }
 

@@ -146,10 +146,10 @@ fn upsert(store: &mut Waypoints, resource: Resource) -> Arc<WaypointSnapshot> {
 /// Namespace `app` bound to its waypoint, with the service `a` and a pod of it.
 fn app() -> Vec<Resource> {
     vec![
-        Resource::Namespace(namespace("app", to_waypoint())),
-        Resource::Waypoint(waypoint()),
-        Resource::Service(service("app", "a", 1)),
-        Resource::Workload(pod("app", "a", 1)),
+        Resource::from(namespace("app", to_waypoint())),
+        Resource::from(waypoint()),
+        Resource::from(service("app", "a", 1)),
+        Resource::from(pod("app", "a", 1)),
     ]
 }
 
@@ -195,9 +195,9 @@ fn a_service_is_bound_by_its_own_label_before_that_of_its_namespace() {
     ] {
         let what = format!("namespace {of_namespace:?}, service {of_service:?}");
         let mesh = vec![
-            Resource::Namespace(namespace("app", of_namespace)),
-            Resource::Waypoint(waypoint()),
-            Resource::Service(Service { waypoint: of_service, ..service("app", "a", 1) }),
+            Resource::from(namespace("app", of_namespace)),
+            Resource::from(waypoint()),
+            Resource::from(Service { waypoint: of_service, ..service("app", "a", 1) }),
         ];
         assert_eq!(is_served(mesh, vip(1)), want, "{what}");
     }
@@ -213,9 +213,9 @@ fn another_namespace_may_bind_when_the_gateway_allows_it() {
     ] {
         let what = format!("{allowed:?}");
         let mesh = vec![
-            Resource::Namespace(namespace("other", to_waypoint())),
-            Resource::Waypoint(Waypoint { allowed, ..waypoint() }),
-            Resource::Service(service("other", "b", 2)),
+            Resource::from(namespace("other", to_waypoint())),
+            Resource::from(Waypoint { allowed, ..waypoint() }),
+            Resource::from(service("other", "b", 2)),
         ];
         assert_eq!(is_served(mesh, vip(2)), want, "{what}");
     }
@@ -231,7 +231,7 @@ fn waypoint_for_decides_between_services_and_workloads() {
         (TrafficType::None, false, false),
     ] {
         let mut mesh = app();
-        mesh.push(Resource::Waypoint(Waypoint { traffic, ..waypoint() }));
+        mesh.push(Resource::from(Waypoint { traffic, ..waypoint() }));
         let snapshot = store(mesh).handle().load();
         assert_eq!(served(&snapshot, vip(1)).is_some(), services, "{traffic:?}");
         assert_eq!(served(&snapshot, pod_address).is_some(), workloads, "{traffic:?}");
@@ -242,9 +242,9 @@ fn waypoint_for_decides_between_services_and_workloads() {
 fn the_waypoints_own_service_and_pods_are_bound_to_nothing() {
     let own_pod = Workload { gateway: Some("waypoint".into()), ..pod("app", "waypoint", 3) };
     let mut mesh = app();
-    mesh.push(Resource::Waypoint(Waypoint { traffic: TrafficType::All, ..waypoint() }));
-    mesh.push(Resource::Service(service("app", "waypoint", 3)));
-    mesh.push(Resource::Workload(own_pod));
+    mesh.push(Resource::from(Waypoint { traffic: TrafficType::All, ..waypoint() }));
+    mesh.push(Resource::from(service("app", "waypoint", 3)));
+    mesh.push(Resource::from(own_pod));
     let snapshot = store(mesh).handle().load();
     assert!(served(&snapshot, vip(1)).is_some());
     assert!(served(&snapshot, vip(3)).is_none());
@@ -255,9 +255,9 @@ fn the_waypoints_own_service_and_pods_are_bound_to_nothing() {
 fn a_waypoint_for_one_service_account_serves_what_runs_as_it() {
     let mut mesh = app();
     mesh.extend([
-        Resource::Waypoint(Waypoint { service_account: Some("a".into()), traffic: TrafficType::All, ..waypoint() }),
-        Resource::Service(service("app", "b", 2)),
-        Resource::Workload(pod("app", "b", 2)),
+        Resource::from(Waypoint { service_account: Some("a".into()), traffic: TrafficType::All, ..waypoint() }),
+        Resource::from(service("app", "b", 2)),
+        Resource::from(pod("app", "b", 2)),
     ]);
     let snapshot = store(mesh).handle().load();
     assert!(served(&snapshot, vip(1)).is_some());
@@ -286,21 +286,21 @@ fn neighbours(n: u8) -> Vec<Resource> {
         let workload = Workload { addresses: vec![IpAddr::from([10, 4, 0, i])], ..pod(&ns, "a", i) };
         let own = service.key.clone();
         all.extend([
-            Resource::Namespace(namespace(&ns, WaypointBinding::To(other.clone()))),
-            Resource::Waypoint(Waypoint { name: other.clone(), ..waypoint() }),
-            Resource::Service(service),
-            Resource::Workload(workload),
+            Resource::from(namespace(&ns, WaypointBinding::To(other.clone()))),
+            Resource::from(Waypoint { name: other.clone(), ..waypoint() }),
+            Resource::from(service),
+            Resource::from(workload),
         ]);
         for j in 0..10 {
             let parent = if j % 2 == 0 { on_service(&own) } else { Parent::Gateway(other.clone()) };
-            all.push(Resource::Route(route(&ns, &format!("r{j}"), parent, &[("/", &own), ("/x", &own)])));
+            all.push(Resource::from(route(&ns, &format!("r{j}"), parent, &[("/", &own), ("/x", &own)])));
             let target = match j % 4 {
                 0 => refs(TargetRef::Service(own.clone())),
                 1 => refs(TargetRef::Gateway(other.clone())),
                 2 => PolicyTarget::Namespace,
                 _ => PolicyTarget::Selector(labels(&[("app", "a")])),
             };
-            all.push(Resource::Policy(deny(&ns, &format!("p{j}"), target, 5)));
+            all.push(Resource::from(deny(&ns, &format!("p{j}"), target, 5)));
         }
     }
     all
@@ -310,8 +310,8 @@ fn neighbours(n: u8) -> Vec<Resource> {
 fn what_belongs_to_other_scopes_is_not_compiled() {
     let a = key("app", "a");
     let mut mesh = app();
-    mesh.push(Resource::Route(route("app", "r", on_service(&a), &[("/", &a), ("/x", &a)])));
-    mesh.push(Resource::Policy(deny("app", "p", refs(TargetRef::Service(a.clone())), 3)));
+    mesh.push(Resource::from(route("app", "r", on_service(&a), &[("/", &a), ("/x", &a)])));
+    mesh.push(Resource::from(deny("app", "p", refs(TargetRef::Service(a.clone())), 3)));
     let alone = store(mesh.clone()).handle().load().compiled;
     assert_eq!(alone, CompiledRules { destinations: 1, route_matches: 2, policy_rules: 3, upstreams: 1 });
     mesh.extend(neighbours(100));
@@ -335,9 +335,9 @@ fn what_can_never_be_in_scope_is_not_even_kept() {
 fn a_resource_that_leaves_the_scope_is_forgotten() {
     let mut store = store(app());
     let all = PolicyTarget::Refs(vec![TargetRef::Gateway(gateway())]);
-    let snapshot = upsert(&mut store, Resource::Policy(deny("app", "p", all, 1)));
+    let snapshot = upsert(&mut store, Resource::from(deny("app", "p", all, 1)));
     assert!(is_denied(&served(&snapshot, vip(1)).unwrap()));
-    let snapshot = upsert(&mut store, Resource::Policy(deny("app", "p", PolicyTarget::Namespace, 1)));
+    let snapshot = upsert(&mut store, Resource::from(deny("app", "p", PolicyTarget::Namespace, 1)));
     assert!(!is_denied(&served(&snapshot, vip(1)).unwrap()));
     assert!(store.mesh().policies.is_empty());
 }
@@ -346,10 +346,10 @@ fn a_resource_that_leaves_the_scope_is_forgotten() {
 fn a_service_that_is_unbound_leaves_nothing_behind() {
     let a = key("app", "a");
     let mut store = store(app());
-    upsert(&mut store, Resource::Route(route("app", "r", on_service(&a), &[("/", &a)])));
-    upsert(&mut store, Resource::Policy(deny("app", "p", refs(TargetRef::Service(a)), 3)));
+    upsert(&mut store, Resource::from(route("app", "r", on_service(&a), &[("/", &a)])));
+    upsert(&mut store, Resource::from(deny("app", "p", refs(TargetRef::Service(a)), 3)));
     let unbound = Service { waypoint: WaypointBinding::None, ..service("app", "a", 1) };
-    let snapshot = upsert(&mut store, Resource::Service(unbound));
+    let snapshot = upsert(&mut store, Resource::from(unbound));
     assert_eq!(snapshot.compiled, CompiledRules::default());
     store.apply([Change::Remove(ResourceKey::Waypoint(gateway()))]);
     assert!(!store.handle().load().bound);
@@ -374,14 +374,14 @@ fn the_narrowest_scope_that_has_routes_wins() {
         ("other-service", on_service(&b), "app/account.0"),
         ("service", on_service(&a), "app/service.0"),
     ] {
-        let snapshot = upsert(&mut store, Resource::Route(route("app", name, parent, &[("/", &a)])));
+        let snapshot = upsert(&mut store, Resource::from(route("app", name, parent, &[("/", &a)])));
         assert_eq!(rule(&snapshot).as_deref(), Some(want), "with {name}");
     }
     store.apply([Change::Remove(ResourceKey::Route(ResourceName::new("app", "service")))]);
     assert_eq!(rule(&store.handle().load()).as_deref(), Some("app/account.0"));
     // Somebody else behind the service: whom a request reaches is open, so the account's routes do not hold.
     let stranger = Workload { identity: Identity::new("cluster.local", "app", "stranger").unwrap(), ..pod("app", "a", 7) };
-    let snapshot = upsert(&mut store, Resource::Workload(stranger));
+    let snapshot = upsert(&mut store, Resource::from(stranger));
     assert_eq!(rule(&snapshot).as_deref(), Some("app/gateway.0"));
 }
 
@@ -406,7 +406,7 @@ fn policies_hold_where_they_are_targeted_and_nowhere_else() {
     ];
     for (what, namespace, target, want) in rows {
         let mut mesh = app();
-        mesh.push(Resource::Policy(deny(namespace, "p", target, 1)));
+        mesh.push(Resource::from(deny(namespace, "p", target, 1)));
         let snapshot = store(mesh).handle().load();
         assert_eq!(is_denied(&served(&snapshot, vip(1)).unwrap()), want, "{what}");
     }
@@ -426,7 +426,7 @@ fn a_policy_that_was_never_valid_denies_all_that_it_may_have_meant() {
         let what = format!("{namespace:?} {target:?}");
         let broken = AuthorizationPolicy { action: Action::Allow, invalid: Some("unreadable".into()), ..deny(namespace, "p", target, 0) };
         let mut mesh = app();
-        mesh.push(Resource::Policy(broken));
+        mesh.push(Resource::from(broken));
         let snapshot = store(mesh).handle().load();
         assert_eq!(is_denied(&served(&snapshot, vip(1)).unwrap()), want, "{what}");
     }
@@ -435,10 +435,10 @@ fn a_policy_that_was_never_valid_denies_all_that_it_may_have_meant() {
 #[test]
 fn endpoints_are_what_a_selector_means_until_a_slice_lists_them() {
     let mut store = store(app());
-    upsert(&mut store, Resource::Workload(pod("app", "a", 2)));
-    upsert(&mut store, Resource::Workload(Workload { health: Health::Unhealthy, ..pod("app", "a", 3) }));
-    upsert(&mut store, Resource::Workload(pod("other", "a", 4)));
-    let snapshot = upsert(&mut store, Resource::Workload(pod("app", "b", 5)));
+    upsert(&mut store, Resource::from(pod("app", "a", 2)));
+    upsert(&mut store, Resource::from(Workload { health: Health::Unhealthy, ..pod("app", "a", 3) }));
+    upsert(&mut store, Resource::from(pod("other", "a", 4)));
+    let snapshot = upsert(&mut store, Resource::from(pod("app", "b", 5)));
     let a = served(&snapshot, vip(1)).unwrap();
     assert_eq!(endpoint_addresses(&a), ["10.2.0.1:8080", "10.2.0.2:8080"]);
     let listed = |ip: u8, ready: bool, ports: &[(&str, u16)]| Endpoint {
@@ -458,7 +458,7 @@ fn endpoints_are_what_a_selector_means_until_a_slice_lists_them() {
             listed(200, true, &[("http", 7070)]),
         ],
     };
-    let snapshot = upsert(&mut store, Resource::Endpoints(slice.clone()));
+    let snapshot = upsert(&mut store, Resource::from(slice.clone()));
     let a = served(&snapshot, vip(1)).unwrap();
     assert_eq!(endpoint_addresses(&a), ["10.2.0.200:7070", "10.2.0.2:7070", "10.2.0.4:8080"]);
     let hops: Vec<_> = a.upstream.endpoints().ready.iter().map(|e| (e.address.ip().to_string(), e.hop.clone())).collect();
@@ -471,15 +471,15 @@ fn endpoints_are_what_a_selector_means_until_a_slice_lists_them() {
         assert_eq!(hop, want, "{address}");
     }
     // No endpoint listed is not the same as no list.
-    let snapshot = upsert(&mut store, Resource::Endpoints(Endpoints { endpoints: Vec::new(), ..slice }));
+    let snapshot = upsert(&mut store, Resource::from(Endpoints { endpoints: Vec::new(), ..slice }));
     assert!(endpoint_addresses(&served(&snapshot, vip(1)).unwrap()).is_empty());
 }
 
 #[test]
 fn readiness_can_be_waived_by_the_service() {
     let mut mesh = app();
-    mesh.push(Resource::Workload(Workload { health: Health::Unhealthy, ..pod("app", "a", 1) }));
-    mesh.push(Resource::Service(Service { publish_not_ready: true, ..service("app", "a", 1) }));
+    mesh.push(Resource::from(Workload { health: Health::Unhealthy, ..pod("app", "a", 1) }));
+    mesh.push(Resource::from(Service { publish_not_ready: true, ..service("app", "a", 1) }));
     let snapshot = store(mesh).handle().load();
     assert_eq!(endpoint_addresses(&served(&snapshot, vip(1)).unwrap()), ["10.2.0.1:8080"]);
 }
@@ -487,9 +487,9 @@ fn readiness_can_be_waived_by_the_service() {
 #[test]
 fn a_named_target_port_is_each_pods_own() {
     let mut mesh = app();
-    mesh.push(Resource::Service(Service { ports: vec![port("http", 80, TargetPort::Name("web".into()))], ..service("app", "a", 1) }));
-    mesh.push(Resource::Workload(Workload { ports: vec![("web".into(), 7000)], ..pod("app", "a", 2) }));
-    mesh.push(Resource::Workload(Workload { ports: Vec::new(), ..pod("app", "a", 3) }));
+    mesh.push(Resource::from(Service { ports: vec![port("http", 80, TargetPort::Name("web".into()))], ..service("app", "a", 1) }));
+    mesh.push(Resource::from(Workload { ports: vec![("web".into(), 7000)], ..pod("app", "a", 2) }));
+    mesh.push(Resource::from(Workload { ports: Vec::new(), ..pod("app", "a", 3) }));
     let snapshot = store(mesh).handle().load();
     assert_eq!(endpoint_addresses(&served(&snapshot, vip(1)).unwrap()), ["10.2.0.1:9090", "10.2.0.2:7000"]);
 }
@@ -503,8 +503,8 @@ fn a_host_network_pod_is_an_endpoint_but_its_address_names_nobody() {
         ..pod("app", "a", 1)
     };
     let mut mesh = app();
-    mesh.push(Resource::Waypoint(Waypoint { traffic: TrafficType::All, ..waypoint() }));
-    mesh.push(Resource::Workload(on_host));
+    mesh.push(Resource::from(Waypoint { traffic: TrafficType::All, ..waypoint() }));
+    mesh.push(Resource::from(on_host));
     let snapshot = store(mesh).handle().load();
     let a = served(&snapshot, vip(1)).unwrap();
     assert_eq!(endpoint_addresses(&a), ["192.168.0.1:8080"]);
@@ -518,19 +518,19 @@ fn unchanged_scopes_are_taken_over_as_they_are() {
     let (a, b) = (key("app", "a"), key("app", "b"));
     let mut mesh = app();
     mesh.extend([
-        Resource::Service(service("app", "b", 2)),
-        Resource::Route(route("app", "ra", on_service(&a), &[("/", &a)])),
-        Resource::Route(route("app", "rb", on_service(&b), &[("/", &b)])),
-        Resource::Policy(deny("app", "pa", refs(TargetRef::Service(a.clone())), 1)),
-        Resource::Policy(deny("app", "pb", refs(TargetRef::Service(b.clone())), 1)),
+        Resource::from(service("app", "b", 2)),
+        Resource::from(route("app", "ra", on_service(&a), &[("/", &a)])),
+        Resource::from(route("app", "rb", on_service(&b), &[("/", &b)])),
+        Resource::from(deny("app", "pa", refs(TargetRef::Service(a.clone())), 1)),
+        Resource::from(deny("app", "pb", refs(TargetRef::Service(b.clone())), 1)),
     ]);
     let mut store = store(mesh);
     let before = store.handle().load();
     store.apply([
-        Change::Upsert(Resource::Route(route("app", "rb", on_service(&b), &[("/new", &b)]))),
-        Change::Upsert(Resource::Policy(deny("app", "pb", refs(TargetRef::Service(b.clone())), 2))),
+        Change::Upsert(Resource::from(route("app", "rb", on_service(&b), &[("/new", &b)]))),
+        Change::Upsert(Resource::from(deny("app", "pb", refs(TargetRef::Service(b.clone())), 2))),
         // Pods come and go without a route being touched.
-        Change::Upsert(Resource::Workload(pod("app", "a", 9))),
+        Change::Upsert(Resource::from(pod("app", "a", 9))),
     ]);
     let after = store.handle().load();
     let both = |address| (served(&before, address).unwrap(), served(&after, address).unwrap());
@@ -548,7 +548,7 @@ fn unchanged_scopes_are_taken_over_as_they_are() {
 fn a_route_follows_its_backend_when_that_appears_and_goes() {
     let (a, b) = (key("app", "a"), key("other", "b"));
     let mut mesh = app();
-    mesh.push(Resource::Route(route("app", "r", on_service(&a), &[("/", &b)])));
+    mesh.push(Resource::from(route("app", "r", on_service(&a), &[("/", &b)])));
     let mut store = store(mesh);
     let leads = |snapshot: &WaypointSnapshot| {
         let destination = served(snapshot, vip(1)).unwrap();
@@ -560,7 +560,7 @@ fn a_route_follows_its_backend_when_that_appears_and_goes() {
     };
     assert_eq!(leads(&store.handle().load()), None);
     // In another namespace, and bound to nothing: still a backend.
-    let snapshot = upsert(&mut store, Resource::Service(service("other", "b", 2)));
+    let snapshot = upsert(&mut store, Resource::from(service("other", "b", 2)));
     assert_eq!(leads(&snapshot).as_deref(), Some("outbound|80||b.other.svc.cluster.local"));
     assert!(served(&snapshot, vip(2)).is_none());
     assert_eq!(snapshot.compiled.upstreams, 2);
@@ -574,7 +574,7 @@ fn the_load_of_an_endpoint_survives_recompiles() {
     let mut store = store(app());
     let endpoint = served(&store.handle().load(), vip(1)).unwrap().upstream.endpoints().ready[0].clone();
     let request = endpoint.start();
-    let snapshot = upsert(&mut store, Resource::Workload(pod("app", "a", 2)));
+    let snapshot = upsert(&mut store, Resource::from(pod("app", "a", 2)));
     let loads = |snapshot: &WaypointSnapshot| {
         let endpoints = served(snapshot, vip(1)).unwrap().upstream.endpoints();
         let mut loads: Vec<_> = endpoints.ready.iter().map(|e| (e.address.to_string(), e.in_flight())).collect();
@@ -587,7 +587,7 @@ fn the_load_of_an_endpoint_survives_recompiles() {
     // Another identity at the same address is another endpoint.
     let _request = endpoint.start();
     let usurper = Workload { identity: Identity::new("cluster.local", "app", "usurper").unwrap(), ..pod("app", "a", 1) };
-    let snapshot = upsert(&mut store, Resource::Workload(usurper));
+    let snapshot = upsert(&mut store, Resource::from(usurper));
     assert_eq!(loads(&snapshot)[0], ("10.2.0.1:8080".to_owned(), 0));
 }
 
@@ -618,9 +618,9 @@ fn a_ztunnel_keeps_neither_routes_nor_policies_of_waypoints() {
     let local: Name = pod("app", "a", 1).uid;
     let mut store = Store::new(NodeCompiler::new(vec![local.clone()], ROOT));
     let mut mesh = app();
-    mesh.push(Resource::Route(route("app", "r", on_service(&a), &[("/", &a)])));
-    mesh.push(Resource::Policy(deny("app", "refs", refs(TargetRef::Service(a)), 1)));
-    mesh.push(Resource::Policy(deny("app", "all", PolicyTarget::Namespace, 1)));
+    mesh.push(Resource::from(route("app", "r", on_service(&a), &[("/", &a)])));
+    mesh.push(Resource::from(deny("app", "refs", refs(TargetRef::Service(a)), 1)));
+    mesh.push(Resource::from(deny("app", "all", PolicyTarget::Namespace, 1)));
     store.apply(mesh.into_iter().map(Change::Upsert));
     assert_eq!((store.mesh().routes.len(), store.mesh().policies.len()), (0, 1));
     assert_eq!(store.handle().load().local(&local).unwrap().rules.len(), 1);

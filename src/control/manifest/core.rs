@@ -19,7 +19,7 @@ pub(super) fn namespace(cx: &mut Cx<'_>) -> Option<Outcome> {
     let object: Namespace = cx.typed()?;
     let waypoint = cx.binding(object.metadata.labels.as_ref());
     let info = NamespaceInfo { name: cx.id.name.name.clone(), labels: labels(object.metadata.labels.as_ref()), waypoint };
-    Some(Outcome::Resources(vec![Resource::Namespace(info)]))
+    Some(Outcome::Resources(vec![Resource::from(info)]))
 }
 
 pub(super) fn service(cx: &mut Cx<'_>) -> Option<Outcome> {
@@ -45,7 +45,7 @@ pub(super) fn service(cx: &mut Cx<'_>) -> Option<Outcome> {
         external: false,
         subject_alt_names: Vec::new(),
     };
-    Some(Outcome::Resources(vec![Resource::Service(service)]))
+    Some(Outcome::Resources(vec![Resource::from(service)]))
 }
 
 fn vips(cx: &mut Cx<'_>, spec: &ServiceSpec) -> Vec<IpAddr> {
@@ -162,7 +162,7 @@ pub(super) fn endpoint_slice(cx: &mut Cx<'_>) -> Option<Outcome> {
     for (i, endpoint) in slice.endpoints.iter().flatten().enumerate() {
         decode_endpoint(cx, i, endpoint, slice.address_type == "IPv6", &ports, &mut endpoints);
     }
-    Some(Outcome::Resources(vec![Resource::Endpoints(Endpoints { source: cx.id.clone(), service, endpoints })]))
+    Some(Outcome::Resources(vec![Resource::from(Endpoints { source: cx.id.clone(), service, endpoints })]))
 }
 
 fn decode_endpoint(

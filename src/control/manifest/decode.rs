@@ -7,9 +7,9 @@ use super::{
 use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, Waypoint, WaypointBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, sync::Arc};
 
-/// A finding about one object, already placed in its file.
+/// A finding about one object, with its place in the piece of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Issue {
     pub(super) severity: Severity,
@@ -52,9 +52,9 @@ pub(super) enum Referent {
 pub(super) struct Version {
     /// The resources, complete but for what [`Referent::Section`] and [`Referent::ServiceEntry`]
     /// fill in.
-    pub(super) resources: Vec<Resource>,
+    pub(super) resources: Box<[Resource]>,
     /// What must exist elsewhere.
-    pub(super) references: Vec<Reference>,
+    pub(super) references: Box<[Reference]>,
 }
 
 /// An object as found in a file.
@@ -72,10 +72,9 @@ pub(super) enum Object {
 #[derive(Debug, Clone)]
 pub(super) struct Decoded {
     pub(super) id: ResourceId,
-    /// For findings that come later.
-    pub(super) node: Node,
+    pub(super) at: Position,
     /// None when there are errors.
-    pub(super) version: Option<Version>,
+    pub(super) version: Option<Arc<Version>>,
     /// What serves when there is neither a version nor a last good one: a policy that denies, a
     /// waypoint that nobody may use.
     pub(super) fallback: Option<Resource>,
@@ -85,31 +84,41 @@ pub(super) struct Decoded {
 }
 
 /// Decodes everything in a document: one object, or the items of a list.
-pub(super) fn objects(config: &Config, node: Node) -> Vec<Object> {
-    let mut found = Vec::new();
-    collect(config, node, None, &mut found);
+pub(super) fn objects(config: &Config, document: &Node, found: &mut Vec<Object>) {
+    each(document, None, &mut |node, api_version, kind| found.push(object(config, node, api_version, kind)));
+}
+
+/// The object of that id in a document, for findings that come when it has long been decoded.
+pub(super) fn find<'n>(document: &'n Node, id: &ResourceId) -> Option<&'n Node> {
+    let mut found = None;
+    each(document, None, &mut |node, api_version, kind| {
+        let is_it = || recognise(api_version, kind).and_then(|(kind, _)| identify(kind, node)).is_some_and(|other| other == *id);
+        if found.is_none() && is_it() {
+            found = Some(node);
+        }
+    });
     found
 }
 
-fn collect(config: &Config, node: Node, inherited: Option<(&str, &str)>, found: &mut Vec<Object>) {
+/// Visits every object with its apiVersion and kind, which are empty when it has none.
+fn each<'n>(node: &'n Node, inherited: Option<(&'n str, &'n str)>, visit: &mut impl FnMut(&'n Node, &'n str, &'n str)) {
     if matches!(node.value, Value::Null) {
         return;
     }
     let word = |key: &str| node.get(key).and_then(Node::text);
-    let api_version = word("apiVersion").or(inherited.map(|(v, _)| v)).unwrap_or_default().to_owned();
-    let kind = word("kind").or(inherited.map(|(_, k)| k)).unwrap_or_default().to_owned();
+    let api_version = word("apiVersion").or(inherited.map(|(v, _)| v)).unwrap_or_default();
+    let kind = word("kind").or(inherited.map(|(_, k)| k)).unwrap_or_default();
     if let (Some(item_kind), Some(Value::List(items))) = (kind.strip_suffix("List"), node.get("items").map(|n| &n.value)) {
-        let inherited = (!item_kind.is_empty()).then_some((api_version.as_str(), item_kind));
-        return items.iter().for_each(|item| collect(config, item.clone(), inherited, found));
+        let inherited = (!item_kind.is_empty()).then_some((api_version, item_kind));
+        return items.iter().for_each(|item| each(item, inherited, visit));
     }
-    for (field, value) in [("apiVersion", &api_version), ("kind", &kind)] {
-        if value.is_empty() {
-            let mentions_policy = serde_json::to_string(&node.json()).is_ok_and(|text| text.contains("AuthorizationPolicy"));
-            let message = format!("{field} is required");
-            return found.push(Object::Nameless { at: node.at, field: field.into(), message, mentions_policy });
-        }
-    }
-    found.push(object(config, node, &api_version, &kind));
+    visit(node, api_version, kind);
+}
+
+fn identify(kind: Kind, node: &Node) -> Option<ResourceId> {
+    let metadata = |key: &str| node.get("metadata").and_then(|m| m.get(key)).and_then(Node::text);
+    let namespace = if kind == Kind::Namespace { "" } else { metadata("namespace").unwrap_or("default") };
+    metadata("name").map(|name| ResourceId::new(kind, namespace, name))
 }
 
 /// Our kind of that name, and whether the version is one we read. `None`: not ours.
@@ -130,26 +139,32 @@ fn recognise(api_version: &str, kind: &str) -> Option<(Kind, bool)> {
     Some((kind, versions.contains(&version)))
 }
 
-fn object(config: &Config, node: Node, api_version: &str, kind_word: &str) -> Object {
+fn object(config: &Config, node: &Node, api_version: &str, kind_word: &str) -> Object {
+    for (field, value) in [("apiVersion", api_version), ("kind", kind_word)] {
+        if value.is_empty() {
+            let mentions_policy = serde_json::to_string(&node.json()).is_ok_and(|text| text.contains("AuthorizationPolicy"));
+            let message = format!("{field} is required");
+            return Object::Nameless { at: node.at, field: field.into(), message, mentions_policy };
+        }
+    }
     let Some((kind, known_version)) = recognise(api_version, kind_word) else {
         let reason = format!("kind {kind_word} ({api_version}) is not used; skipped");
         return Object::Skipped { kind: format!("{api_version}/{kind_word}"), at: node.at, gateway: None, reason };
     };
-    let metadata = |key: &str| node.get("metadata").and_then(|m| m.get(key)).and_then(Node::text);
-    let Some(name) = metadata("name") else {
+    let Some(id) = identify(kind, node) else {
         let mentions_policy = kind == Kind::AuthorizationPolicy;
-        let (at, field) = (yaml::locate(&node, "metadata.name"), "metadata.name".into());
+        let (at, field) = (yaml::locate(node, "metadata.name"), "metadata.name".into());
         return Object::Nameless { at, field, message: format!("{kind} without a name"), mentions_policy };
     };
-    let namespace = if kind == Kind::Namespace { "" } else { metadata("namespace").unwrap_or("default") };
-    let mut cx = Cx::new(config, ResourceId::new(kind, namespace, name), &node);
+    let ResourceName { namespace, name } = id.name.clone();
+    let mut cx = Cx::new(config, id, node);
     if !known_version {
         cx.error("apiVersion", format!("version {api_version:?} of {kind} is not supported"));
     }
-    yaml::faults(&node, "", &mut |path, at, fault| cx.push(Severity::Error, at, path, fault));
-    check_name(&mut cx, "metadata.name", name, kind == Kind::Namespace || kind == Kind::Service);
+    yaml::faults(node, "", &mut |path, at, fault| cx.push(Severity::Error, at, path, fault));
+    check_name(&mut cx, "metadata.name", &name, kind == Kind::Namespace || kind == Kind::Service);
     if kind != Kind::Namespace {
-        check_name(&mut cx, "metadata.namespace", namespace, true);
+        check_name(&mut cx, "metadata.namespace", &namespace, true);
     }
     let outcome = if known_version { decode_kind(kind, &mut cx) } else { None };
     finish(kind, cx, outcome)
@@ -185,14 +200,14 @@ fn finish(kind: Kind, cx: Cx<'_>, outcome: Option<Outcome>) -> Object {
     } else if kind == Kind::AuthorizationPolicy {
         Some(policy::denying(&cx))
     } else {
-        (kind == Kind::Gateway).then(|| Resource::Waypoint(gateway::unusable(&cx)))
+        (kind == Kind::Gateway).then(|| Resource::from(gateway::unusable(&cx)))
     };
     let resources = match outcome {
         Some(Outcome::Resources(resources)) if !failed => Some(resources),
         Some(Outcome::Resources(_) | Outcome::Foreign(_)) | None => None,
     };
-    let version = resources.map(|resources| Version { resources, references: cx.references });
-    let decoded = Decoded { id: cx.id, node: cx.node.clone(), version, fallback, issues: cx.issues, gateways_only: cx.gateways_only };
+    let version = resources.map(|resources| Arc::new(Version { resources: resources.into(), references: cx.references.into() }));
+    let decoded = Decoded { id: cx.id, at: cx.node.at, version, fallback, issues: cx.issues, gateways_only: cx.gateways_only };
     Object::Ours(Box::new(decoded))
 }
 

@@ -1,9 +1,13 @@
 //! Reads the documents of a file: YAML, or JSON, which is read as YAML.
 //!
+//! A file is cut at `---` lines first, and each piece is parsed on its own: what a piece says depends
+//! on nothing but its text, so that one that did not change need not be parsed again.
+//!
 //! Aliases are expanded within a budget; merge keys and duplicate keys are marked as faults of
 //! their entry, so that the rest of the document stays readable.
 
 use super::yaml::{Broken, Entry, Node, Position, Value};
+use memchr::memmem;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::Number;
 use std::{
@@ -19,71 +23,67 @@ const MAX_EXPANDED: usize = 100_000;
 /// Largest file: etcd refuses objects above 1.5 MiB, and a file may hold many.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 
-/// Reads all documents of a file. A broken document does not hide the others: the file is cut at
-/// `---` lines first, which YAML reserves for that.
-pub(super) fn documents(bytes: &[u8]) -> Vec<Result<Node, Broken>> {
-    if bytes.len() > MAX_BYTES {
-        let message = format!("file is larger than {} MiB", MAX_BYTES >> 20);
-        return vec![Err(Broken { at: Position { line: 1, column: 1 }, message, text: String::new() })];
-    }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    chunks(bytes).into_iter().flat_map(|(first_line, chunk)| chunk_documents(first_line, chunk)).collect()
+/// Cuts a file before every line that starts a document, which YAML reserves for that.
+pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (piece, after) = rest.split_at(piece_end(rest));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
-/// Cuts before every line that starts a document; with the number of lines before each chunk.
-fn chunks(bytes: &[u8]) -> Vec<(usize, &[u8])> {
-    let mut chunks = Vec::new();
-    let (mut start, mut start_line, mut offset) = (0, 0, 0);
-    for (line_number, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
-        let marker = line.strip_prefix(b"---").is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace));
-        if marker && offset > 0 {
-            chunks.push((start_line, &bytes[start..offset]));
-            (start, start_line) = (offset, line_number);
-        }
-        offset += line.len();
-    }
-    chunks.push((start_line, &bytes[start..]));
-    chunks.retain(|(_, chunk)| !is_blank(chunk));
-    chunks
+/// Where the next document starts.
+fn piece_end(bytes: &[u8]) -> usize {
+    let is_marker = |at: &usize| bytes.get(at + 4).is_none_or(u8::is_ascii_whitespace);
+    memmem::find_iter(bytes, b"\n---").find(is_marker).map_or(bytes.len(), |at| at + 1)
 }
 
 /// Only comments, directives and document marks.
-fn is_blank(chunk: &[u8]) -> bool {
-    chunk.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).all(|line| matches!(line, b"" | b"---" | b"...") || matches!(line[0], b'#' | b'%'))
+pub(super) fn is_blank(piece: &[u8]) -> bool {
+    piece.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).all(|line| matches!(line, b"" | b"---" | b"...") || matches!(line[0], b'#' | b'%'))
 }
 
-fn chunk_documents(lines_before: usize, chunk: &[u8]) -> Vec<Result<Node, Broken>> {
-    let text = match std::str::from_utf8(chunk) {
+/// Reads the documents of a piece; places count from its first line. A broken document does not
+/// hide those before it.
+pub(super) fn documents(piece: &[u8]) -> Vec<Result<Node, Broken>> {
+    let text = match std::str::from_utf8(piece) {
         Ok(text) => text,
         Err(error) => {
-            let good = &chunk[..error.valid_up_to()];
+            let good = &piece[..error.valid_up_to()];
             let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-            let line = lines_before + 1 + good.iter().filter(|b| **b == b'\n').count();
+            let line = 1 + good.iter().filter(|b| **b == b'\n').count();
             let column = 1 + String::from_utf8_lossy(&good[line_start..]).chars().count();
-            let text = String::from_utf8_lossy(chunk).into_owned();
-            return vec![Err(Broken { at: Position { line, column }, message: "not UTF-8".into(), text })];
+            let text = String::from_utf8_lossy(piece).into_owned();
+            return vec![Err(Broken { at: place(line, column), message: "not UTF-8".into(), text })];
         }
     };
     // JSON may be indented with tabs, which YAML forbids; inside its strings they cannot stand.
     let body = text.trim_start_matches("---").trim_start();
     let text = if body.starts_with(['{', '[']) { Cow::Owned(text.replace('\t', " ")) } else { Cow::Borrowed(text) };
     // The parser holds a few `unreachable!`s; a file must never be able to end this process.
-    let parsed = catch_unwind(AssertUnwindSafe(|| parse(&text, lines_before)));
+    let parsed = catch_unwind(AssertUnwindSafe(|| parse(&text)));
     parsed.unwrap_or_else(|_| {
-        let at = Position { line: lines_before + 1, column: 1 };
+        let at = Position { line: 1, column: 1 };
         vec![Err(Broken { at, message: "not readable as YAML".into(), text: text.clone().into_owned() })]
     })
 }
 
-fn parse(text: &str, lines_before: usize) -> Vec<Result<Node, Broken>> {
+/// Files are far below 4 GiB.
+fn place(line: usize, column: usize) -> Position {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Position { line: number(line), column: number(column) }
+}
+
+fn parse(text: &str) -> Vec<Result<Node, Broken>> {
     let mut parser = Parser::new_from_str(text);
-    let mut builder = Builder { lines_before, ..Builder::default() };
+    let mut builder = Builder::default();
     while let Some(next) = parser.next_event() {
         let step = match next {
             Ok((event, span)) => builder.take(event, span),
             Err(error) => {
                 let mark = error.marker();
-                Err((Position { line: lines_before + mark.line(), column: mark.col() + 1 }, error.info().to_owned()))
+                Err((place(mark.line(), mark.col() + 1), error.info().to_owned()))
             }
         };
         if let Err((at, message)) = step {
@@ -99,7 +99,6 @@ type Step<T> = Result<T, (Position, String)>;
 /// Turns the parser's events into trees.
 #[derive(Default)]
 struct Builder {
-    lines_before: usize,
     documents: Vec<Result<Node, Broken>>,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
@@ -121,7 +120,7 @@ enum Items {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Step<()> {
-        let at = Position { line: self.lines_before + span.start.line(), column: span.start.col() + 1 };
+        let at = place(span.start.line(), span.start.col() + 1);
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
             Event::DocumentStart(_) => {

@@ -1,26 +1,14 @@
-//! Which files there are, whether they changed, and what they say.
+//! Which files there are, and whether they changed.
 
-use super::{
-    Config, decode,
-    decode::Object,
-    documents,
-    yaml::{Broken, Position},
-};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, Metadata},
-    hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read},
+    fs::{self, Metadata},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-/// Coarsest clock of file systems in use: a file that is younger than this may change again
-/// without a new time stamp.
-const CLOCK_GRAIN: Duration = Duration::from_millis(50);
-/// How long a file that has become a beginning of itself counts as being written anew.
-const HALF_WRITTEN: Duration = Duration::from_millis(500);
 /// Deepest directory below a given path.
 const MAX_DEPTH: usize = 16;
 
@@ -44,6 +32,11 @@ impl Stamp {
         }
     }
 
+    /// How long it was, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Whether the last write is less than `quiet` ago. Times in the future count as old, so that a
     /// wrong clock cannot hide a file.
     pub(super) fn is_younger_than(&self, quiet: Duration) -> bool {
@@ -56,12 +49,17 @@ impl Stamp {
 pub(super) struct Scan {
     pub(super) files: BTreeMap<PathBuf, Stamp>,
     pub(super) errors: BTreeMap<PathBuf, String>,
+    /// Directories in which files can come and go.
+    pub(super) dirs: BTreeSet<PathBuf>,
 }
 
 /// Looks at all files without reading them.
 pub(super) fn scan(paths: &[PathBuf]) -> Scan {
     let mut walk = Walk::default();
     for path in paths {
+        // Also what it is a link to may be switched there.
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        walk.scan.dirs.extend(parent.map(Path::to_owned));
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0),
             Ok(metadata) if metadata.is_file() => walk.file(path, &metadata),
@@ -87,6 +85,7 @@ impl Walk {
         if depth > MAX_DEPTH {
             return drop(self.scan.errors.insert(path.to_owned(), format!("more than {MAX_DEPTH} directories deep")));
         }
+        self.scan.dirs.insert(path.to_owned());
         let mut entries: Vec<PathBuf> = match fs::read_dir(path).and_then(|entries| entries.map(|e| Ok(e?.path())).collect()) {
             Ok(entries) => entries,
             // Also when it breaks off half-way: what was not listed is not gone.
@@ -118,97 +117,13 @@ impl Walk {
     }
 }
 
-fn is_manifest(path: &Path) -> bool {
+/// Whether a file of a directory counts.
+pub(super) fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
 }
 
 /// The operating system's reason, without its number.
-fn words(error: &io::Error) -> String {
+pub(super) fn words(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_ascii_lowercase()
-}
-
-/// A file as it was last read.
-#[derive(Debug)]
-pub(super) struct ManifestFile {
-    pub(super) stamp: Stamp,
-    /// Read so soon after its last write that the stamp may miss the next one.
-    pub(super) is_fresh: bool,
-    /// Tells apart what it said, and whether that was believed.
-    digest: u64,
-    /// What it said when it was last believed to be whole.
-    whole: Vec<u8>,
-    pub(super) objects: Vec<Object>,
-    pub(super) broken: Vec<Broken>,
-}
-
-impl ManifestFile {
-    /// Reads a file. A file that cannot be read is a broken one, not an absent one.
-    pub(super) fn read(config: &Config, path: &Path, stamp: Stamp, before: Option<&Self>) -> Self {
-        let whole = before.map(|b| b.whole.clone()).unwrap_or_default();
-        let is_fresh = stamp.is_younger_than(CLOCK_GRAIN);
-        let mut file = Self { stamp, is_fresh, digest: 0, whole, objects: Vec::new(), broken: Vec::new() };
-        let bytes = match contents(path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                file.broken.push(whole_file(words(&error)));
-                return file;
-            }
-        };
-        file.digest = digest(&bytes);
-        if bytes.is_empty() && !file.whole.is_empty() {
-            file.broken.push(whole_file("file has become empty; what it held stays until the file is removed".into()));
-        } else if looks_half_written(&bytes, &file.whole) && stamp.is_younger_than(HALF_WRITTEN) {
-            file.broken.push(whole_file("file looks half-written".into()));
-            (file.digest, file.is_fresh) = (!file.digest, true);
-        } else {
-            file.decode(config, bytes);
-        }
-        file
-    }
-
-    fn decode(&mut self, config: &Config, bytes: Vec<u8>) {
-        for document in documents::documents(&bytes) {
-            match document {
-                Ok(node) => self.objects.extend(decode::objects(config, node)),
-                Err(broken) => self.broken.push(broken),
-            }
-        }
-        if self.broken.is_empty() {
-            self.whole = bytes;
-        }
-    }
-
-    /// Whether both say the same.
-    pub(super) fn same_contents(&self, other: &Self) -> bool {
-        self.digest == other.digest
-    }
-
-    /// Whether something in it cannot be told to be there or not.
-    pub(super) fn is_uncertain(&self) -> bool {
-        !self.broken.is_empty() || self.objects.iter().any(|o| matches!(o, Object::Nameless { .. }))
-    }
-}
-
-fn whole_file(message: String) -> Broken {
-    Broken { at: Position::default(), message, text: String::new() }
-}
-
-/// A writer that truncates and writes shows the beginning of the file for a moment; what is read of
-/// it may well be valid, and mean less than it should. Taking away whole documents is an edit.
-fn looks_half_written(bytes: &[u8], whole: &[u8]) -> bool {
-    whole.strip_prefix(bytes).is_some_and(|rest| !rest.starts_with(b"---") && !rest.trim_ascii().is_empty())
-}
-
-fn digest(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // One byte more than allowed, so that the parser sees that it is too much.
-    File::open(path)?.take(documents::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

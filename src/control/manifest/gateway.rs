@@ -35,7 +35,7 @@ pub(super) fn gateway(cx: &mut Cx<'_>) -> Option<Outcome> {
         service_account: annotation(&object.metadata, "istio.io/for-service-account").map(Into::into),
         allowed: listener(cx, spec)?,
     };
-    Some(Outcome::Resources(vec![Resource::Waypoint(waypoint)]))
+    Some(Outcome::Resources(vec![Resource::from(waypoint)]))
 }
 
 /// Stands in for a Gateway that is no waypoint, or that cannot be read: what is bound to it must not

@@ -1,5 +1,6 @@
 //! A finding with its place in a file, as users read it.
 
+use super::yaml::Position;
 use crate::model::Severity;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -25,6 +26,10 @@ pub struct Located {
 }
 
 impl Located {
+    pub(super) fn new(file: String, at: Position, severity: Severity, resource: String, field: String, message: String) -> Self {
+        Self { file, line: at.line as usize, column: at.column as usize, severity, resource, field, message }
+    }
+
     /// Whether the resource is rejected for it.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error

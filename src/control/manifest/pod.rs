@@ -40,7 +40,7 @@ pub(super) fn pod(cx: &mut Cx<'_>) -> Option<Outcome> {
         name,
         namespace,
     };
-    Some(Outcome::Resources(vec![Resource::Workload(workload)]))
+    Some(Outcome::Resources(vec![Resource::from(workload)]))
 }
 
 /// The identity of a workload in this object's namespace.

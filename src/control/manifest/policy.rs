@@ -47,7 +47,7 @@ pub(super) fn authorization_policy(cx: &mut Cx<'_>) -> Option<Outcome> {
         }
     };
     let policy = AuthorizationPolicy { name: cx.id.name.clone(), target, action, dry_run, rules, invalid: None };
-    Some(Outcome::Resources(vec![Resource::Policy(policy)]))
+    Some(Outcome::Resources(vec![Resource::from(policy)]))
 }
 
 /// The policy that stands in for one that cannot be understood and never could: it denies its
@@ -63,7 +63,7 @@ pub(super) fn denying(cx: &Cx<'_>) -> Resource {
     // A ServiceEntry is resolved only for valid policies; until then the target counts as unknown.
     let target = target.filter(|_| !probe.failed() && probe.references.is_empty());
     let reason = cx.issues.iter().find(|i| i.severity == Severity::Error).map_or("invalid", |i| &i.message);
-    Resource::Policy(invalid(cx.id.name.clone(), target.unwrap_or(PolicyTarget::Unknown), reason))
+    Resource::from(invalid(cx.id.name.clone(), target.unwrap_or(PolicyTarget::Unknown), reason))
 }
 
 /// A policy that denies everything in its scope.

@@ -1,220 +1,403 @@
 //! Decides what serves: from all files as they are now, and from what was good before.
+//!
+//! Everything is kept from round to round, and only what changed is judged anew, with what depends on
+//! it. Ids whose state is not plain (doubled, withheld, held on to, without a version) take part in
+//! every round: there, time makes a difference.
 
 use super::{
     Located,
-    decode::{Decoded, Issue, Object, Reference, Version},
-    files::ManifestFile,
+    decode::{Decoded, Issue, Object, Version},
+    file::ManifestFile,
+    ledger::{Files, Good, Ledger, Record, Slot},
     policy,
+    publish::{Published, report_losers},
+    report::{Home, Report},
     source::Batch,
-    validate::Index,
+    validate::{ForeignGateways, Index, Target, are_open, targets},
     yaml::Position,
 };
-use crate::{
-    model::{Kind, PolicyTarget, Resource, ResourceId, ResourceKey, ResourceName, Severity, Waypoint},
-    state::Change,
-};
+use crate::model::{Kind, PolicyTarget, Resource, ResourceId, ResourceKey, ResourceName, Severity};
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-type Files = BTreeMap<PathBuf, ManifestFile>;
-
-/// Remembers what was good and what was handed over.
+/// A file that says something else than before.
 #[derive(Debug)]
-pub(super) struct Reconciler {
-    lenient: bool,
-    good: BTreeMap<ResourceId, Good>,
-    published: BTreeMap<ResourceKey, Resource>,
-    reported: BTreeSet<Located>,
+pub(super) struct Replaced {
+    pub(super) path: PathBuf,
+    /// What it was; none for a new one.
+    pub(super) before: Option<ManifestFile>,
 }
 
-/// The last version of a resource that served.
-#[derive(Debug, Clone)]
-struct Good {
-    version: Arc<Version>,
-    file: PathBuf,
-    /// Its references held when it was accepted.
-    is_whole: bool,
+/// Remembers what was good and what was handed over.
+#[derive(Debug, Default)]
+pub(super) struct Reconciler {
+    lenient: bool,
+    ledger: Ledger,
+    /// What all that is good provides.
+    index: Index,
+    published: Published,
+    /// Whose references lead to a target.
+    referrers: HashMap<Target, Vec<Slot>>,
+    /// Take part in the next round, whatever changes.
+    restless: HashSet<Slot>,
+    /// Have something to be told in every round.
+    noisy: HashSet<Slot>,
+    /// Count only if some Gateway is ours.
+    conditional: HashSet<Slot>,
+    reported: BTreeSet<Located>,
 }
 
 /// What may serve under an id.
 #[derive(Debug, Clone)]
-struct Candidate<'f> {
+struct Candidate {
     version: Arc<Version>,
-    file: &'f Path,
+    file: Arc<Path>,
     /// The files say so now; otherwise it is what was good before.
     is_current: bool,
     /// Not what served until now.
     is_changed: bool,
 }
 
-/// The findings of one round.
-#[derive(Debug, Default)]
-struct Report {
-    findings: BTreeSet<Located>,
-    /// Files and lines or resources that were rejected.
-    rejected: BTreeSet<Located>,
-}
-
-impl Report {
-    fn add(&mut self, file: &Path, resource: String, issue: Issue, rejects: bool) {
-        let Issue { severity, at, field, message } = issue;
-        let file = file.display().to_string();
-        let located = Located { file, line: at.line, column: at.column, severity, resource, field, message };
-        if rejects && severity == Severity::Error {
-            self.rejected.insert(located.clone());
-        }
-        self.findings.insert(located);
-    }
-
-    fn error(&mut self, file: &Path, at: Position, resource: String, message: String) {
-        self.add(file, resource, Issue { severity: Severity::Error, at, field: String::new(), message }, true);
-    }
-}
-
-/// All objects of all files, sorted out.
-#[derive(Default)]
-struct Objects<'f> {
-    ours: BTreeMap<&'f ResourceId, (&'f Path, &'f Decoded)>,
-    doubled: BTreeSet<&'f ResourceId>,
-    foreign_gateways: BTreeMap<ResourceName, &'f Waypoint>,
+/// One round: who takes part, and with what.
+struct Round<'f> {
+    files: &'f Files,
+    unreadable: &'f BTreeMap<PathBuf, String>,
+    active: HashMap<Slot, Option<Candidate>>,
+    stand_ins: Vec<Resource>,
     /// Documents that nobody can read and that look like policies.
-    lost_policies: Vec<(&'f Path, Position, &'f str)>,
+    lost_policies: Vec<(Home<'f>, Position, &'f str)>,
+    report: Report,
 }
 
 impl Reconciler {
     pub(super) fn new(lenient: bool) -> Self {
-        Self { lenient, good: BTreeMap::new(), published: BTreeMap::new(), reported: BTreeSet::new() }
+        Self { lenient, ..Self::default() }
     }
 
-    /// Judges everything anew and tells what changed.
-    pub(super) fn reconcile(&mut self, files: &Files, unreadable: &BTreeMap<PathBuf, String>) -> Batch {
-        let mut report = Report::default();
+    /// Judges what changed and tells what is to be done.
+    pub(super) fn reconcile(&mut self, files: &Files, unreadable: &BTreeMap<PathBuf, String>, replaced: Vec<Replaced>) -> Batch {
+        let (active, stand_ins, lost_policies, report) = Default::default();
+        let mut round = Round { files, unreadable, active, stand_ins, lost_policies, report };
         for (path, message) in unreadable {
-            report.error(path, Position::default(), String::new(), message.clone());
+            round.report.error(Home::file(path), Position::default(), String::new(), message.clone());
         }
-        let objects = sort_out(files, &mut report);
-        let mut stand_ins = Vec::new();
-        let mut candidates = self.candidates(&objects, &mut stand_ins, &mut report);
-        let lost = self.retain_uncertain(files, unreadable, &objects, &mut candidates);
-        self.withhold(&objects, &mut candidates, &mut report);
-        let desired = resolve(&objects, &candidates, stand_ins.into_iter().chain(lost), &mut report);
-        self.good = self.accepted(&objects, candidates);
-        self.batch(desired, report)
+        let foreign = round.look_around();
+        self.assemble(&mut round, foreign, replaced);
+        self.candidates(&mut round);
+        self.hold_on(&mut round);
+        let before: HashMap<Slot, Arc<Version>> = self.enter(&round);
+        self.withhold(&mut round);
+        self.accept(&mut round, &before);
+        self.batch(round)
     }
 
-    /// One candidate per id: what the files say, else what was good before. Policies that have
-    /// neither get a stand-in that denies.
-    fn candidates<'f>(
-        &self,
-        objects: &Objects<'f>,
-        stand_ins: &mut Vec<Resource>,
-        report: &mut Report,
-    ) -> BTreeMap<ResourceId, Candidate<'f>> {
-        let mut candidates = BTreeMap::new();
-        for (id, (file, decoded)) in &objects.ours {
-            for issue in &decoded.issues {
-                report.add(file, id.to_string(), issue.clone(), true);
-            }
-            let good = self.good.get(*id);
-            let is_doubled = objects.doubled.contains(*id);
-            let current = decoded.version.as_ref().filter(|_| !is_doubled || (good.is_none() && id.kind != Kind::AuthorizationPolicy));
-            let candidate = match (current, good) {
+    /// Everybody who takes part.
+    fn assemble(&mut self, round: &mut Round<'_>, foreign: ForeignGateways, replaced: Vec<Replaced>) {
+        let mut touched: Vec<Slot> = self.restless.drain().collect();
+        for Replaced { path, before } in replaced {
+            let now = round.files.get(&path).map(|file| &*file.pieces).unwrap_or_default();
+            self.ledger.replace(&path, before.as_ref().map(|file| &*file.pieces).unwrap_or_default(), now, &mut touched);
+        }
+        let waypoint = |name: &ResourceName| ResourceKey::Waypoint(name.clone());
+        if *self.index.foreign_gateways() != foreign {
+            self.published.touch_keys(self.index.foreign_gateways().keys().chain(foreign.keys()).map(waypoint));
+        }
+        if self.index.set_foreign_gateways(foreign) {
+            touched.extend(&self.conditional);
+        }
+        round.active.extend(touched.into_iter().map(|slot| (slot, None)));
+    }
+
+    /// The definition of an id that counts, if any does.
+    fn definition<'f>(&self, files: &'f Files, record: &Record) -> Option<(Home<'f>, &'f Decoded)> {
+        let first = record.definitions(files).next()?;
+        let is_foreign = |gateway: &ResourceName| self.index.foreign_gateways().contains_key(gateway);
+        // A route of somebody else's Gateway, with features that are none of our business.
+        let gateways = &first.1.gateways_only;
+        (gateways.is_empty() || !gateways.iter().all(is_foreign)).then_some(first)
+    }
+
+    /// What the files say, else what was good before. Policies that have neither get a stand-in that
+    /// denies.
+    fn candidates(&mut self, round: &mut Round<'_>) {
+        for (slot, candidate) in &mut round.active {
+            let Some(record) = self.ledger.get(*slot) else { continue };
+            let Some((_, decoded)) = self.definition(round.files, record) else { continue };
+            let Some(file) = record.file().cloned() else { continue };
+            let good = record.good.as_ref();
+            let is_trusted = !record.is_doubled() || (good.is_none() && record.id.kind != Kind::AuthorizationPolicy);
+            *candidate = match (decoded.version.as_ref().filter(|_| is_trusted), good) {
                 (Some(version), good) => {
-                    let same = good.filter(|g| *g.version == *version);
-                    let version = same.map_or_else(|| Arc::new(version.clone()), |g| g.version.clone());
-                    Candidate { version, file, is_current: true, is_changed: same.is_none() }
+                    let same = good.map(|g| &g.version).filter(|good| Arc::ptr_eq(good, version) || **good == *version);
+                    Some(Candidate { version: same.unwrap_or(version).clone(), file, is_current: true, is_changed: same.is_none() })
                 }
-                (None, Some(good)) => Candidate { version: good.version.clone(), file, is_current: false, is_changed: false },
+                (None, Some(good)) => Some(Candidate { version: good.version.clone(), file, is_current: false, is_changed: false }),
                 (None, None) => {
-                    stand_ins.extend(decoded.fallback.clone().or_else(|| ambiguous(decoded)));
-                    continue;
+                    round.stand_ins.extend(decoded.fallback.clone().or_else(|| ambiguous(decoded)));
+                    None
                 }
             };
-            candidates.insert((*id).clone(), candidate);
         }
-        candidates
     }
 
     /// Keeps what was good and is not seen any more, if it may be hidden in an unreadable document.
-    /// Returns stand-ins for unreadable policies that none of the kept ones can be.
-    fn retain_uncertain<'f>(
-        &self,
-        files: &'f Files,
-        unreadable: &BTreeMap<PathBuf, String>,
-        objects: &Objects<'f>,
-        candidates: &mut BTreeMap<ResourceId, Candidate<'f>>,
-    ) -> Vec<Resource> {
-        let mut kept_policies: Vec<(&ResourceId, &Path)> = Vec::new();
-        for (id, good) in &self.good {
-            if objects.ours.contains_key(id) {
+    /// Policies that are unreadable and that none of the kept ones can be get stand-ins.
+    fn hold_on(&mut self, round: &mut Round<'_>) {
+        let mut kept_policies: Vec<(ResourceId, Arc<Path>)> = Vec::new();
+        for (slot, candidate) in &mut round.active {
+            let Some(record) = self.ledger.get(*slot) else { continue };
+            let Some(good) = record.good.as_ref().filter(|_| self.definition(round.files, record).is_none()) else { continue };
+            let Some(manifest) = round.files.get(&*good.file) else { continue };
+            if !manifest.is_uncertain() && !round.unreadable.keys().any(|p| good.file.starts_with(p)) {
                 continue;
             }
-            let Some((file, manifest)) = files.get_key_value(&good.file) else { continue };
-            if !manifest.is_uncertain() && !unreadable.keys().any(|p| good.file.starts_with(p)) {
-                continue;
+            if record.id.kind == Kind::AuthorizationPolicy {
+                kept_policies.push((record.id.clone(), good.file.clone()));
             }
-            if id.kind == Kind::AuthorizationPolicy {
-                kept_policies.push((id, file));
-            }
-            let version = good.version.clone();
-            candidates.insert(id.clone(), Candidate { version, file, is_current: false, is_changed: false });
+            let (version, file) = (good.version.clone(), good.file.clone());
+            *candidate = Some(Candidate { version, file, is_current: false, is_changed: false });
         }
-        unclaimed(&objects.lost_policies, kept_policies)
+        kept_policies.sort_unstable();
+        round.stand_ins.extend(unclaimed(&round.lost_policies, kept_policies));
+    }
+
+    /// Lets all candidates provide what they do. Returns what those who take part provided before.
+    fn enter(&mut self, round: &Round<'_>) -> HashMap<Slot, Arc<Version>> {
+        let good = |slot: &Slot| Some((*slot, self.ledger.get(*slot)?.good.as_ref()?.version.clone()));
+        let before: HashMap<Slot, Arc<Version>> = round.active.keys().filter_map(good).collect();
+        let stays = |slot: &Slot| match (before.get(slot), &round.active[slot]) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, &now.version),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        let moving: Vec<Slot> = round.active.keys().copied().filter(|slot| !stays(slot)).collect();
+        moving.iter().filter_map(|slot| before.get(slot)).for_each(|version| self.index.remove(version));
+        for candidate in moving.iter().filter_map(|slot| round.active[slot].as_ref()) {
+            self.index.insert(&candidate.version);
+        }
+        before
     }
 
     /// Takes back changed candidates whose references do not hold, until nothing moves: taking one
     /// back can break another.
-    fn withhold(&self, objects: &Objects<'_>, candidates: &mut BTreeMap<ResourceId, Candidate<'_>>, report: &mut Report) {
+    fn withhold(&mut self, round: &mut Round<'_>) {
         loop {
-            let index = Index::new(candidates.values().flat_map(|c| &c.version.resources), &objects.foreign_gateways);
             let mut withheld = Vec::new();
-            for (id, candidate) in candidates.iter().filter(|(_, c)| c.is_changed) {
-                let has_good = self.good.get(id).is_some_and(|g| g.is_whole);
-                let broken = problems(&index, id, &candidate.version.references);
+            for (slot, candidate) in &round.active {
+                let (Some(record), Some(candidate)) = (self.ledger.get(*slot), candidate.as_ref().filter(|c| c.is_changed)) else {
+                    continue;
+                };
+                let has_good = record.good.as_ref().is_some_and(|g| g.is_whole);
+                let broken = problems(&self.index, &record.id, &candidate.version);
                 if !broken.is_empty() && (has_good || !self.lenient) {
-                    withheld.push((id.clone(), candidate.file, broken));
+                    withheld.push((*slot, broken));
                 }
             }
             if withheld.is_empty() {
                 return;
             }
-            for (id, file, broken) in withheld {
-                broken.into_iter().for_each(|issue| report.add(file, id.to_string(), issue, true));
-                match self.good.get(&id) {
-                    Some(good) => {
-                        let version = good.version.clone();
-                        candidates.insert(id, Candidate { version, file, is_current: false, is_changed: false });
-                    }
-                    None => drop(candidates.remove(&id)),
+            for (slot, broken) in withheld {
+                let (Some(record), Some(candidate)) = (self.ledger.get(slot), round.active.get_mut(&slot)) else { continue };
+                if let Some((home, _)) = self.definition(round.files, record) {
+                    broken.into_iter().for_each(|issue| round.report.add(home, record.id.to_string(), issue, true));
+                }
+                let Some(taken_back) = candidate.take() else { continue };
+                self.index.remove(&taken_back.version);
+                if let Some(good) = &record.good {
+                    self.index.insert(&good.version);
+                    let (version, file) = (good.version.clone(), taken_back.file);
+                    *candidate = Some(Candidate { version, file, is_current: false, is_changed: false });
                 }
             }
         }
     }
 
-    fn accepted(&self, objects: &Objects<'_>, candidates: BTreeMap<ResourceId, Candidate<'_>>) -> BTreeMap<ResourceId, Good> {
-        let index = Index::new(candidates.values().flat_map(|c| &c.version.resources), &objects.foreign_gateways);
-        let accept = |(id, candidate): (&ResourceId, &Candidate<'_>)| {
-            let before = self.good.get(id).filter(|_| !candidate.is_changed);
-            let is_whole = before.is_some_and(|g| g.is_whole) || problems(&index, id, &candidate.version.references).is_empty();
-            (id.clone(), Good { version: candidate.version.clone(), file: candidate.file.to_owned(), is_whole })
-        };
-        candidates.iter().map(accept).collect()
+    /// What the candidates have become is good, and is claimed. Everything that depends on what has
+    /// changed is judged anew.
+    fn accept(&mut self, round: &mut Round<'_>, before: &HashMap<Slot, Arc<Version>>) {
+        for (slot, candidate) in &round.active {
+            let (old, new) = (before.get(slot), candidate.as_ref().map(|c| &c.version));
+            if old.map(Arc::as_ptr) != new.map(Arc::as_ptr) {
+                if let Some(old) = old {
+                    self.published.renounce(*slot, &old.resources);
+                    self.unregister(*slot, old);
+                }
+                if let Some(new) = new {
+                    self.published.claim(*slot, &new.resources);
+                    self.register(*slot, new);
+                }
+            }
+            let Some(record) = self.ledger.get_mut(*slot) else { continue };
+            let was_whole = candidate.as_ref().is_some_and(|c| !c.is_changed) && record.good.as_ref().is_some_and(|g| g.is_whole);
+            record.good = candidate.as_ref().map(|c| Good { version: c.version.clone(), file: c.file.clone(), is_whole: was_whole });
+        }
+        let mut affected: HashSet<Slot> = round.active.keys().copied().collect();
+        let touched = self.index.take_touched();
+        if affected.len() < self.ledger.len() {
+            affected.extend(touched.iter().filter_map(|target| self.referrers.get(target)).flatten());
+        }
+        for slot in affected {
+            self.settle(slot, round);
+        }
     }
 
-    fn batch(&mut self, desired: BTreeMap<ResourceKey, Resource>, report: Report) -> Batch {
-        let gone = self.published.keys().filter(|key| !desired.contains_key(key));
-        let mut changes: Vec<Change> = gone.cloned().map(Change::Remove).collect();
-        let news = desired.iter().filter(|(key, resource)| self.published.get(key) != Some(resource));
-        changes.extend(news.map(|(_, resource)| Change::Upsert(resource.clone())));
-        let fresh: Vec<Located> = report.findings.difference(&self.reported).cloned().collect();
-        let subject = |l: &Located| (l.file.clone(), l.resource.clone(), if l.resource.is_empty() { l.line } else { 0 });
-        let rejected = fresh.iter().filter(|l| report.rejected.contains(l)).map(subject).collect::<BTreeSet<_>>().len();
-        self.published = desired;
-        self.reported = report.findings.clone();
-        Batch { changes, findings: report.findings.into_iter().collect(), fresh, rejected }
+    /// Judges what serves under an id, and whether there is more to be said about it in later rounds.
+    fn settle(&mut self, slot: Slot, round: &Round<'_>) {
+        let Some(record) = self.ledger.get(slot) else { return };
+        let definition = self.definition(round.files, record);
+        let (is_whole, is_open) = record.good.as_ref().map_or((true, false), |good| {
+            (problems(&self.index, &record.id, &good.version).is_empty(), are_open(&good.version.references))
+        });
+        let decoded = definition.map(|(_, decoded)| decoded);
+        let is_current = match (decoded.and_then(|d| d.version.as_ref()), &record.good) {
+            (Some(version), Some(good)) => Arc::ptr_eq(version, &good.version) || *version == good.version,
+            (Some(_) | None, _) => false,
+        };
+        // What is not ours is at rest as long as nothing of it serves.
+        let is_at_rest = decoded.map_or(record.good.is_none(), |_| is_current);
+        let is_noisy = record.is_doubled() || !is_whole || decoded.is_some_and(|d| !d.issues.is_empty());
+        let is_conditional = record.definitions(round.files).next().is_some_and(|(_, d)| !d.gateways_only.is_empty());
+        keep(&mut self.noisy, slot, is_noisy);
+        keep(&mut self.restless, slot, record.is_doubled() || !is_at_rest);
+        keep(&mut self.conditional, slot, is_conditional);
+        if let Some(good) = self.ledger.get_mut(slot).and_then(|record| record.good.as_mut()) {
+            good.is_whole |= is_whole;
+            if is_open {
+                self.published.touch(&good.version.resources);
+            }
+        }
+        if self.ledger.release(slot) {
+            for slots in [&mut self.noisy, &mut self.restless, &mut self.conditional] {
+                slots.remove(&slot);
+            }
+        }
+    }
+
+    fn register(&mut self, slot: Slot, version: &Version) {
+        for target in targets(&version.references) {
+            self.referrers.entry(target).or_default().push(slot);
+        }
+    }
+
+    fn unregister(&mut self, slot: Slot, version: &Version) {
+        for target in targets(&version.references) {
+            let Some(slots) = self.referrers.get_mut(&target) else { continue };
+            if let Some(at) = slots.iter().position(|other| *other == slot) {
+                slots.swap_remove(at);
+            }
+            if slots.is_empty() {
+                self.referrers.remove(&target);
+            }
+        }
+    }
+
+    fn batch(&mut self, mut round: Round<'_>) -> Batch {
+        self.tell(&mut round);
+        self.published.stand_in(std::mem::take(&mut round.stand_ins));
+        let changes = self.published.changes(&self.ledger, &self.index);
+        let (fresh, rejected) = round.report.news(&self.reported);
+        let findings = round.report.findings.iter().cloned().collect();
+        self.reported = round.report.findings;
+        Batch { changes, findings, fresh, rejected }
+    }
+
+    /// Says what there is to be said in every round.
+    fn tell(&self, round: &mut Round<'_>) {
+        for slot in &self.noisy {
+            let Some(record) = self.ledger.get(*slot) else { continue };
+            self.tell_doubled(record, round);
+            let Some((home, decoded)) = self.definition(round.files, record) else { continue };
+            for issue in &decoded.issues {
+                round.report.add(home, record.id.to_string(), issue.clone(), true);
+            }
+            let Some(good) = &record.good else { continue };
+            let (is_current, is_changed) = match round.active.get(slot) {
+                Some(candidate) => candidate.as_ref().map_or((false, false), |c| (c.is_current, c.is_changed)),
+                None => (true, false),
+            };
+            if is_current {
+                let problems = problems(&self.index, &record.id, &good.version);
+                problems.into_iter().for_each(|issue| round.report.add(home, record.id.to_string(), issue, is_changed));
+            }
+        }
+        let losers = self.published.losers(&self.ledger);
+        let files = round.files;
+        let say = |slot: Slot, message: String, report: &mut Report| {
+            let Some(record) = self.ledger.get(slot) else { return };
+            match (self.definition(files, record), &record.good) {
+                (Some((home, decoded)), _) => report.error(home, decoded.at, record.id.to_string(), message),
+                (None, Some(good)) => report.error(Home::file(&good.file), Position::default(), record.id.to_string(), message),
+                (None, None) => {}
+            }
+        };
+        report_losers(&losers, say, &mut round.report);
+    }
+
+    fn tell_doubled(&self, record: &Record, round: &mut Round<'_>) {
+        let mut definitions = record.definitions(round.files);
+        let Some((first, decoded)) = definitions.next() else { return };
+        let at = first.place(decoded.at);
+        for (home, decoded) in definitions {
+            let message = format!("already defined at {}:{}:{}", first.file.display(), at.line, at.column);
+            round.report.error(home, decoded.at, decoded.id.to_string(), message);
+        }
+    }
+}
+
+impl<'f> Round<'f> {
+    /// Looks at everything that is none of our objects; returns the Gateways of other classes.
+    fn look_around(&mut self) -> ForeignGateways {
+        let (mut skipped, mut foreign) = (BTreeSet::new(), ForeignGateways::new());
+        let files: &'f Files = self.files;
+        for (path, file) in files {
+            if let Some(broken) = &file.broken {
+                self.report.error(Home::file(path), broken.at, String::new(), broken.message.clone());
+            }
+            for piece in file.others() {
+                let home = Home { file: path, piece: Some(piece) };
+                for broken in &piece.body.broken {
+                    self.report.error(home, broken.at, String::new(), broken.message.clone());
+                    if broken.text.contains("AuthorizationPolicy") {
+                        self.lost_policies.push((home, broken.at, &broken.text));
+                    }
+                }
+                for object in &piece.body.objects {
+                    self.look_at(home, object, &mut skipped, &mut foreign);
+                }
+            }
+        }
+        foreign
+    }
+
+    fn look_at(&mut self, home: Home<'f>, object: &'f Object, skipped: &mut BTreeSet<&'f str>, foreign: &mut ForeignGateways) {
+        match object {
+            Object::Skipped { kind, at, gateway, reason } => {
+                foreign.extend(gateway.iter().map(|g| (g.name.clone(), (**g).clone())));
+                if skipped.insert(kind) {
+                    let (severity, field, message) = (Severity::Warning, String::new(), reason.clone());
+                    self.report.add(home, String::new(), Issue { severity, at: *at, field, message }, false);
+                }
+            }
+            Object::Nameless { at, field, message, mentions_policy } => {
+                let (field, message) = (field.clone(), message.clone());
+                self.report.add(home, String::new(), Issue { severity: Severity::Error, at: *at, field, message }, true);
+                if *mentions_policy {
+                    self.lost_policies.push((home, *at, ""));
+                }
+            }
+            Object::Ours(_) => {}
+        }
+    }
+}
+
+fn keep(slots: &mut HashSet<Slot>, slot: Slot, is_in: bool) {
+    if is_in {
+        slots.insert(slot);
+    } else {
+        slots.remove(&slot);
     }
 }
 
@@ -225,76 +408,31 @@ fn ambiguous(decoded: &Decoded) -> Option<Resource> {
     }
     let resource = decoded.version.as_ref()?.resources.first()?;
     let Resource::Policy(policy) = resource else { return None };
-    Some(Resource::Policy(policy::invalid(policy.name.clone(), policy.target.clone(), "defined twice")))
-}
-
-fn sort_out<'f>(files: &'f Files, report: &mut Report) -> Objects<'f> {
-    let mut objects = Objects::default();
-    let mut skipped = BTreeSet::new();
-    for (path, file) in files {
-        for broken in &file.broken {
-            report.error(path, broken.at, String::new(), broken.message.clone());
-            if broken.text.contains("AuthorizationPolicy") {
-                objects.lost_policies.push((path, broken.at, &broken.text));
-            }
-        }
-        for object in &file.objects {
-            match object {
-                Object::Skipped { kind, at, gateway, reason } => {
-                    objects.foreign_gateways.extend(gateway.iter().map(|g| (g.name.clone(), &**g)));
-                    if skipped.insert(kind) {
-                        let (severity, field, message) = (Severity::Warning, String::new(), reason.clone());
-                        report.add(path, String::new(), Issue { severity, at: *at, field, message }, false);
-                    }
-                }
-                Object::Nameless { at, field, message, mentions_policy } => {
-                    let (field, message) = (field.clone(), message.clone());
-                    report.add(path, String::new(), Issue { severity: Severity::Error, at: *at, field, message }, true);
-                    if *mentions_policy {
-                        objects.lost_policies.push((path, *at, ""));
-                    }
-                }
-                Object::Ours(decoded) => match objects.ours.entry(&decoded.id) {
-                    btree_map::Entry::Vacant(vacant) => drop(vacant.insert((path, decoded))),
-                    btree_map::Entry::Occupied(first) => {
-                        let (file, at) = (first.get().0.display(), first.get().1.node.at);
-                        let message = format!("already defined at {file}:{}:{}", at.line, at.column);
-                        report.error(path, decoded.node.at, decoded.id.to_string(), message);
-                        objects.doubled.insert(&decoded.id);
-                    }
-                },
-            }
-        }
-    }
-    let foreign = std::mem::take(&mut objects.foreign_gateways);
-    // A route of somebody else's Gateway, with features that are none of our business.
-    objects.ours.retain(|_, (_, d)| d.gateways_only.is_empty() || !d.gateways_only.iter().all(|g| foreign.contains_key(g)));
-    objects.foreign_gateways = foreign;
-    objects
+    Some(Resource::from(policy::invalid(policy.name.clone(), policy.target.clone(), "defined twice")))
 }
 
 /// Unreadable policies, less those that can be taken for a newer version of a kept one.
-fn unclaimed(lost: &[(&Path, Position, &str)], mut kept: Vec<(&ResourceId, &Path)>) -> Vec<Resource> {
+fn unclaimed(lost: &[(Home<'_>, Position, &str)], mut kept: Vec<(ResourceId, Arc<Path>)>) -> Vec<Resource> {
     let mut claim = |file: &Path, text: Option<&str>| {
-        let same = |(id, path): &(&ResourceId, &Path)| *path == file && text.is_none_or(|t| t.contains(&*id.name.name));
+        let same = |(id, path): &(ResourceId, Arc<Path>)| **path == *file && text.is_none_or(|t| t.contains(&*id.name.name));
         kept.iter().position(same).map(|i| kept.swap_remove(i)).is_some()
     };
-    let mut open: Vec<_> = lost.iter().filter(|(file, _, text)| !claim(file, Some(text))).collect();
-    open.retain(|(file, _, _)| !claim(file, None));
-    let deny = |(file, at, _): &&(&Path, Position, &str)| {
-        let name = ResourceName::new("", &format!("{}:{}", file.display(), at.line));
-        Resource::Policy(policy::invalid(name, PolicyTarget::Unknown, "unreadable"))
+    let mut open: Vec<_> = lost.iter().filter(|(home, _, text)| !claim(home.file, Some(text))).collect();
+    open.retain(|(home, _, _)| !claim(home.file, None));
+    let deny = |(home, at, _): &&(Home<'_>, Position, &str)| {
+        let name = ResourceName::new("", &format!("{}:{}", home.file.display(), home.place(*at).line));
+        Resource::from(policy::invalid(name, PolicyTarget::Unknown, "unreadable"))
     };
     open.iter().map(deny).collect()
 }
 
-fn problems(index: &Index<'_>, id: &ResourceId, references: &[Reference]) -> Vec<Issue> {
+fn problems(index: &Index, id: &ResourceId, version: &Version) -> Vec<Issue> {
     // A policy for what does not exist is harmless; the linter tells.
     if id.kind == Kind::AuthorizationPolicy {
         return Vec::new();
     }
     let mut found: Vec<Issue> = Vec::new();
-    for reference in references {
+    for reference in &version.references {
         let Some(message) = index.problem(&reference.referent) else { continue };
         // A missing service is missing with its port, too: say it once.
         let beside = |last: &Issue| last.field.rsplit_once('.').map(|f| f.0) == reference.field.rsplit_once('.').map(|f| f.0);
@@ -303,48 +441,4 @@ fn problems(index: &Index<'_>, id: &ResourceId, references: &[Reference]) -> Vec
         }
     }
     found
-}
-
-/// The resources of all candidates, with references resolved, by key.
-fn resolve(
-    objects: &Objects<'_>,
-    candidates: &BTreeMap<ResourceId, Candidate<'_>>,
-    stand_ins: impl Iterator<Item = Resource>,
-    report: &mut Report,
-) -> BTreeMap<ResourceKey, Resource> {
-    let index = Index::new(candidates.values().flat_map(|c| &c.version.resources), &objects.foreign_gateways);
-    let mut desired = BTreeMap::new();
-    for (id, candidate) in candidates {
-        if candidate.is_current {
-            let rejects = candidate.is_changed;
-            problems(&index, id, &candidate.version.references)
-                .into_iter()
-                .for_each(|issue| report.add(candidate.file, id.to_string(), issue, rejects));
-        }
-        for resource in &candidate.version.resources {
-            match desired.entry(resource.key()) {
-                btree_map::Entry::Vacant(vacant) => drop(vacant.insert(index.complete(resource, &candidate.version.references))),
-                btree_map::Entry::Occupied(_) => {
-                    let at = objects.ours.get(id).map(|(_, d)| d.node.at).unwrap_or_default();
-                    let message = format!("{} is already declared by another resource", key_words(&resource.key()));
-                    report.error(candidate.file, at, id.to_string(), message);
-                }
-            }
-        }
-    }
-    desired.extend(stand_ins.map(|resource| (resource.key(), resource)));
-    for gateway in objects.foreign_gateways.values() {
-        let resource = Resource::Waypoint((*gateway).clone());
-        desired.entry(resource.key()).or_insert(resource);
-    }
-    desired
-}
-
-fn key_words(key: &ResourceKey) -> String {
-    match key {
-        ResourceKey::Namespace(name) | ResourceKey::Workload(name) => name.to_string(),
-        ResourceKey::Service(service) => format!("host {service}"),
-        ResourceKey::Endpoints(id) => id.to_string(),
-        ResourceKey::Waypoint(name) | ResourceKey::Route(name) | ResourceKey::Policy(name) => name.to_string(),
-    }
 }

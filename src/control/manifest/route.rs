@@ -53,7 +53,7 @@ pub(super) fn http_route(cx: &mut Cx<'_>) -> Option<Outcome> {
         rules.push(RouteRule { name: None, matches, filters, backends, timeouts: Timeouts::default(), retry: None });
     }
     let created = object.metadata.creation_timestamp.map(|t| t.0.as_second());
-    Some(Outcome::Resources(vec![Resource::Route(Route { name: cx.id.name.clone(), created, parents, rules })]))
+    Some(Outcome::Resources(vec![Resource::from(Route { name: cx.id.name.clone(), created, parents, rules })]))
 }
 
 fn parents(cx: &mut Cx<'_>, refs: &[HttpRouteParentRefs]) -> Vec<Parent> {

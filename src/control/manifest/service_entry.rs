@@ -23,7 +23,7 @@ pub(super) fn service_entry(cx: &mut Cx<'_>) -> Option<Outcome> {
     check(cx, &spec);
     let (vips, ports) = (vips(cx, &spec), ports(cx, &spec.ports));
     let (workloads, endpoints) = endpoints(cx, &spec, &ports);
-    let mut resources: Vec<Resource> = workloads.into_iter().map(Resource::Workload).collect();
+    let mut resources: Vec<Resource> = workloads.into_iter().map(Resource::from).collect();
     for host in hosts(cx, &spec) {
         resources.extend(host_resources(cx, &spec, &host, &waypoint, &vips, &ports, &endpoints));
     }
@@ -52,10 +52,10 @@ fn host_resources(
         external: spec.location != Some(Location::Internal),
         subject_alt_names: spec.subject_alt_names.iter().map(|n| n.as_str().into()).collect(),
     };
-    let mut resources = vec![Resource::Service(service)];
+    let mut resources = vec![Resource::from(service)];
     if !endpoints.is_empty() {
         let source = ResourceId::new(Kind::ServiceEntry, &cx.id.name.namespace, &format!("{}/{host}", cx.id.name.name));
-        resources.push(Resource::Endpoints(Endpoints { source, service: key, endpoints: endpoints.to_vec() }));
+        resources.push(Resource::from(Endpoints { source, service: key, endpoints: endpoints.to_vec() }));
     }
     resources
 }

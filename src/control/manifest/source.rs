@@ -2,17 +2,18 @@
 
 use super::{
     Located,
-    decode::Object,
-    files::{self, ManifestFile},
-    reconcile::Reconciler,
-    yaml,
+    file::ManifestFile,
+    files, locate,
+    reconcile::{Reconciler, Replaced},
+    spread::spread,
+    watch::{Finished, Watch},
 };
 use crate::{
-    model::{Finding, Mesh, ResourceId},
+    model::{Finding, Mesh},
     state::Change,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     path::{Path, PathBuf},
     pin::pin,
@@ -20,12 +21,21 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, sleep},
 };
 
-/// How long a file must have been left alone before [`ManifestSource::run`] reads it: a writer that
-/// is still at work is then rarely seen half-way.
+/// How long a file must have been left alone before [`ManifestSource::run`] reads it, unless its writer
+/// is known to have finished: one that is still at work is then rarely seen half-way.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// Files that are worth a thread, at about 50 µs each.
+const FILES_AT_LEAST: usize = 40;
+
+/// For how many times what a look took nothing that is told makes for another: files that change all
+/// the time are not to keep a core busy.
+const REST: u32 = 3;
+/// The same for looks that nothing told to take, which very many files make long.
+const UNTOLD_REST: u32 = 20;
 
 /// How long changes are held back for files that somebody keeps writing.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -58,6 +68,17 @@ pub struct Batch {
     pub rejected: usize,
 }
 
+/// How files differ from what was read.
+#[derive(Debug, Default)]
+struct News {
+    /// New, or with another stamp.
+    changed: Vec<(PathBuf, files::Stamp)>,
+    /// With the same stamp, which may hide another write.
+    again: Vec<(PathBuf, files::Stamp)>,
+    /// Not there any more, as far as can be seen.
+    gone: Vec<PathBuf>,
+}
+
 /// Watches manifests.
 #[derive(Debug)]
 pub struct ManifestSource {
@@ -68,6 +89,9 @@ pub struct ManifestSource {
     reconciler: Reconciler,
     started: bool,
     settle: Duration,
+    finished: Finished,
+    /// Where files can come and go.
+    dirs: BTreeSet<PathBuf>,
     /// Since when changes are held back because somebody is writing.
     waiting: Option<Instant>,
 }
@@ -76,7 +100,17 @@ impl ManifestSource {
     /// A source that has not looked at anything yet.
     pub fn new(config: Config) -> Self {
         let reconciler = Reconciler::new(config.lenient);
-        Self { config, files: BTreeMap::new(), errors: BTreeMap::new(), reconciler, started: false, settle: Duration::ZERO, waiting: None }
+        Self {
+            config,
+            files: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            reconciler,
+            started: false,
+            settle: Duration::ZERO,
+            finished: Finished::default(),
+            dirs: BTreeSet::new(),
+            waiting: None,
+        }
     }
 
     /// Looks at all files, and reads those that changed. `None` when nothing did, or when somebody is
@@ -84,10 +118,11 @@ impl ManifestSource {
     /// yields a batch. Blocks on the file system.
     pub fn poll(&mut self) -> Option<Batch> {
         let scan = files::scan(&self.config.paths);
-        let is_settling = self.started && self.is_settling(&scan);
-        let read = if is_settling { Vec::new() } else { self.read(&scan) };
-        let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
-        let changed = !self.started || scan.errors != self.errors || !read.is_empty() || self.files.keys().any(gone);
+        self.dirs.clone_from(&scan.dirs);
+        let news = self.compare(&scan);
+        let is_settling = self.started && news.changed.iter().any(|(path, stamp)| self.is_being_written(path, stamp));
+        let read = if is_settling { Vec::new() } else { self.read(&news) };
+        let changed = !self.started || scan.errors != self.errors || !read.is_empty() || !news.gone.is_empty();
         // A link that was switched while we looked would show one half of the old world and one of the new.
         if self.started && (is_settling || (changed && files::scan(&self.config.paths) != scan)) {
             if self.waiting.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
@@ -96,60 +131,81 @@ impl ManifestSource {
             tracing::debug!("manifests never settle: what has settled is served");
         }
         self.waiting = None;
-        let read = if is_settling { self.read(&scan) } else { read };
-        self.take(scan, read)
+        let read = if is_settling { self.read(&news) } else { read };
+        self.take(scan.errors, news.gone, read)
     }
 
-    /// Whether a file that changed was written only just now.
-    fn is_settling(&self, scan: &files::Scan) -> bool {
-        let is_known = |(path, stamp): &(&PathBuf, &files::Stamp)| self.files.get(*path).is_some_and(|f| f.stamp == **stamp);
-        scan.files.iter().filter(|file| !is_known(file)).any(|(_, stamp)| stamp.is_younger_than(self.settle))
+    /// What is different from what was read. Both are in order and mostly the same, so they are walked
+    /// side by side: looking each path up would take longer than everything else.
+    fn compare(&self, scan: &files::Scan) -> News {
+        let mut news = News::default();
+        let is_hidden = |path: &Path| scan.errors.keys().any(|broken| path.starts_with(broken));
+        let mut known = self.files.iter().peekable();
+        for (path, stamp) in &scan.files {
+            let is_same = |other: &&PathBuf| other.as_os_str() == path.as_os_str();
+            while let Some((gone, _)) = known.next_if(|(other, _)| !is_same(other) && *other < path) {
+                news.gone.extend((!is_hidden(gone)).then(|| gone.clone()));
+            }
+            match known.next_if(|(other, _)| is_same(other)) {
+                Some((_, file)) if file.stamp == *stamp && !file.is_fresh => {}
+                Some((_, file)) if file.stamp == *stamp => news.again.push((path.clone(), *stamp)),
+                Some(_) | None => news.changed.push((path.clone(), *stamp)),
+            }
+        }
+        news.gone.extend(known.map(|(gone, _)| gone).filter(|gone| !is_hidden(gone)).cloned());
+        news
+    }
+
+    fn is_being_written(&self, path: &Path, stamp: &files::Stamp) -> bool {
+        stamp.is_younger_than(self.settle) && !self.finished.contains(path)
     }
 
     /// Reads the files that changed and are no longer being written.
-    fn read(&self, scan: &files::Scan) -> Vec<(PathBuf, ManifestFile)> {
-        let read = |(path, stamp): (&PathBuf, &files::Stamp)| {
-            let known = self.files.get(path);
-            let is_old = known.is_some_and(|f| f.stamp == *stamp && !f.is_fresh);
-            if is_old || (self.started && stamp.is_younger_than(self.settle)) {
-                return None;
-            }
-            Some((path.clone(), ManifestFile::read(&self.config, path, *stamp, known)))
-        };
-        scan.files.iter().filter_map(read).collect()
+    fn read(&self, news: &News) -> Vec<(PathBuf, ManifestFile)> {
+        let is_due = |(path, stamp): &&(PathBuf, files::Stamp)| !self.started || !self.is_being_written(path, stamp);
+        let due: Vec<_> = news.changed.iter().chain(&news.again).filter(is_due).collect();
+        spread(&due, FILES_AT_LEAST, |(path, stamp)| (path.clone(), ManifestFile::read(&self.config, path, *stamp, self.files.get(path))))
     }
 
-    fn take(&mut self, scan: files::Scan, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
-        let mut changed = !self.started || scan.errors != self.errors;
-        let gone = |path: &PathBuf| !scan.files.contains_key(path) && !scan.errors.keys().any(|broken| path.starts_with(broken));
-        let before = self.files.len();
-        self.files.retain(|path, _| !gone(path));
-        changed |= self.files.len() != before;
+    fn take(&mut self, errors: BTreeMap<PathBuf, String>, gone: Vec<PathBuf>, read: Vec<(PathBuf, ManifestFile)>) -> Option<Batch> {
+        let mut changed = !self.started || errors != self.errors;
+        let gone = gone.into_iter().map(|path| Replaced { before: self.files.remove(&path), path });
+        let mut replaced: Vec<Replaced> = gone.collect();
         for (path, read) in read {
             if let Some(known) = self.files.get_mut(&path).filter(|known| known.same_contents(&read)) {
                 (known.stamp, known.is_fresh) = (read.stamp, read.is_fresh);
                 continue;
             }
-            self.files.insert(path, read);
-            changed = true;
+            let before = self.files.insert(path.clone(), read);
+            replaced.push(Replaced { path, before });
         }
-        self.errors = scan.errors;
+        self.errors = errors;
+        self.finished.clear();
         self.started = true;
-        changed.then(|| self.reconciler.reconcile(&self.files, &self.errors))
+        changed |= !replaced.is_empty();
+        changed.then(|| self.reconciler.reconcile(&self.files, &self.errors, replaced))
     }
 
-    /// Polls until `stop` completes or the receiver is gone, and sends each batch. File access
-    /// happens on the blocking pool. Dropping the future between polls loses nothing.
+    /// Polls when files change, and else every `period` (longer, when that takes long), until `stop`
+    /// completes or the receiver is gone, and sends each batch. Must run within a Tokio runtime; file
+    /// access happens on its blocking pool. Dropping the future between polls loses nothing.
     pub async fn run(mut self, changes: mpsc::Sender<Batch>, period: Duration, stop: impl Future<Output = ()>) {
         self.settle = SETTLE.min(period);
         let mut stop = pin!(stop);
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch::new(self.config.paths.clone());
+        // What changed since the first look was not told.
+        let (mut rest, mut pause) = (Duration::ZERO, Duration::ZERO);
         loop {
+            let told = async {
+                sleep(rest).await;
+                watch.changed(&mut self.finished).await;
+            };
             tokio::select! {
                 () = &mut stop => return,
-                _ = ticks.tick() => {}
+                () = told => {}
+                () = sleep(pause) => {}
             }
+            let begun = Instant::now();
             let polled = tokio::task::spawn_blocking(move || {
                 let batch = self.poll();
                 (self, batch)
@@ -164,6 +220,12 @@ impl ManifestSource {
                     return;
                 }
             };
+            rest = begun.elapsed() * REST;
+            pause = match () {
+                () if watch.follow(&self.dirs) => Duration::ZERO,
+                () if self.waiting.is_some() => period.min(SETTLE / 4),
+                () => period.max(begun.elapsed() * UNTOLD_REST),
+            };
             let Some(batch) = batch else { continue };
             tokio::select! {
                 () = &mut stop => return,
@@ -172,24 +234,10 @@ impl ManifestSource {
         }
     }
 
-    /// Finds the places of findings about resources that were read from these files.
+    /// Finds the places of findings about resources that were read from these files. Blocks on the
+    /// file system: what was read is not kept, so the places are looked up in the files.
     pub fn locate(&self, findings: Vec<Finding>) -> Vec<Located> {
-        let mut places: BTreeMap<&ResourceId, (&Path, &yaml::Node)> = BTreeMap::new();
-        for (path, file) in &self.files {
-            for object in &file.objects {
-                if let Object::Ours(decoded) = object {
-                    places.entry(&decoded.id).or_insert((path, &decoded.node));
-                }
-            }
-        }
-        let locate = |finding: Finding| {
-            let place = places.get(&finding.resource);
-            let at = place.map(|(_, node)| yaml::locate(node, &finding.field)).unwrap_or_default();
-            let (resource, Finding { severity, field, message, .. }) = (finding.resource.to_string(), finding);
-            let file = place.map(|(path, _)| path.display().to_string()).unwrap_or_default();
-            Located { file, line: at.line, column: at.column, severity, resource, field, message }
-        };
-        findings.into_iter().map(locate).collect()
+        locate::locate(&self.files, findings)
     }
 }
 

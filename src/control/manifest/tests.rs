@@ -2,7 +2,10 @@
 
 mod istio_kinds;
 mod kube_kinds;
+mod oracle;
+mod pieces;
 mod policies;
+mod rounds;
 mod routes;
 mod watching;
 mod yaml_files;

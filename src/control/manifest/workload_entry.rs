@@ -28,7 +28,7 @@ pub(super) fn workload_entry(cx: &mut Cx<'_>) -> Option<Outcome> {
     if captured {
         workload.protocol = TunnelProtocol::Hbone;
     }
-    Some(Outcome::Resources(vec![Resource::Workload(workload)]))
+    Some(Outcome::Resources(vec![Resource::from(workload)]))
 }
 
 /// The address of an entry, which must be an IP.

@@ -3,11 +3,11 @@
 
 use serde_json::Number;
 
-/// A place in a file; both numbers count from 1.
+/// A place in a file, or in a piece of it; both numbers count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Position {
-    pub(super) line: usize,
-    pub(super) column: usize,
+    pub(super) line: u32,
+    pub(super) column: u32,
 }
 
 /// A value and where it starts.

@@ -41,10 +41,10 @@ fn both_modes_select_namespaces_alike_and_never_lead_around_the_waypoint() {
     ] {
         let what = format!("{allowed:?}, {info:?}");
         let mut mesh = vec![
-            Resource::Waypoint(Waypoint { allowed, ..waypoint() }),
-            Resource::Service(Service { waypoint: to_waypoint(), ..service("other", "b", 2) }),
+            Resource::from(Waypoint { allowed, ..waypoint() }),
+            Resource::from(Service { waypoint: to_waypoint(), ..service("other", "b", 2) }),
         ];
-        mesh.extend(info.map(Resource::Namespace));
+        mesh.extend(info.map(Resource::from));
         assert_eq!(service_seen(mesh.clone(), vip(2)), want, "{what}");
         assert_eq!(is_served(mesh, vip(2)), want == "waypoint", "{what}");
     }
@@ -54,7 +54,7 @@ fn both_modes_select_namespaces_alike_and_never_lead_around_the_waypoint() {
 fn only_a_missing_gateway_or_one_for_other_traffic_is_no_waypoint() {
     let mesh = |traffic, allowed| {
         let mut mesh = app();
-        mesh.push(Resource::Waypoint(Waypoint { traffic, allowed, ..waypoint() }));
+        mesh.push(Resource::from(Waypoint { traffic, allowed, ..waypoint() }));
         mesh
     };
     for (traffic, service, workload) in [
@@ -75,16 +75,12 @@ fn only_a_missing_gateway_or_one_for_other_traffic_is_no_waypoint() {
 fn a_ztunnel_sends_to_a_waypoint_for_one_account_only_what_that_serves() {
     let mesh = |own: WaypointBinding, pods: &[(&str, u8)]| {
         let mut mesh = vec![
-            Resource::Namespace(namespace("app", to_waypoint())),
-            Resource::Waypoint(Waypoint { service_account: Some("a".into()), traffic: TrafficType::All, ..waypoint() }),
-            Resource::Service(Service {
-                waypoint: own,
-                selector: Some(Labels::from([("app".into(), "s".into())])),
-                ..service("app", "s", 1)
-            }),
+            Resource::from(namespace("app", to_waypoint())),
+            Resource::from(Waypoint { service_account: Some("a".into()), traffic: TrafficType::All, ..waypoint() }),
+            Resource::from(Service { waypoint: own, selector: Some(Labels::from([("app".into(), "s".into())])), ..service("app", "s", 1) }),
         ];
         mesh.extend(
-            pods.iter().map(|(account, ip)| Resource::Workload(Workload { labels: labels(&[("app", "s")]), ..pod("app", account, *ip) })),
+            pods.iter().map(|(account, ip)| Resource::from(Workload { labels: labels(&[("app", "s")]), ..pod("app", account, *ip) })),
         );
         mesh
     };

@@ -4,7 +4,7 @@ use super::*;
 
 fn listed(address: &str, workload: Option<Name>) -> Resource {
     let endpoint = Endpoint { address: address.parse().unwrap(), workload, ready: true, ports: vec![("http".into(), 7070)] };
-    Resource::Endpoints(Endpoints {
+    Resource::from(Endpoints {
         source: ResourceId::new(Kind::EndpointSlice, "app", "a-1"),
         service: key("app", "a"),
         endpoints: vec![endpoint],
@@ -33,7 +33,7 @@ fn a_workload_that_speaks_hbone_is_never_reached_in_plaintext() {
     ] {
         let mut mesh = app();
         mesh.push(listed(address, named.as_ref().map(|w| w.uid.clone())));
-        mesh.extend(named.map(Resource::Workload));
+        mesh.extend(named.map(Resource::from));
         let a = served(&store(mesh).handle().load(), vip(1)).unwrap();
         let endpoint = a.upstream.endpoints().ready[0].clone();
         assert_eq!(endpoint.address.to_string(), "10.2.0.1:7070", "{what}");
@@ -46,7 +46,7 @@ fn a_workload_that_speaks_hbone_is_never_reached_in_plaintext() {
 fn a_mapped_address_names_its_workload() {
     let mapped = Workload { addresses: vec!["::ffff:10.2.0.1".parse().unwrap()], ..pod("app", "a", 1) };
     let mut mesh = app();
-    mesh.push(Resource::Workload(mapped));
+    mesh.push(Resource::from(mapped));
     let snapshot = store(mesh).handle().load();
     let a = served(&snapshot, vip(1)).unwrap();
     assert_eq!(endpoint_addresses(&a), ["10.2.0.1:8080"]);
@@ -64,7 +64,7 @@ fn a_virtual_address_of_two_services_has_the_same_owner_in_both_modes() {
     ] {
         let mut mesh = app();
         mesh.retain(|r| !matches!(r, Resource::Service(_)));
-        mesh.extend(services.into_iter().map(Resource::Service));
+        mesh.extend(services.into_iter().map(Resource::from));
         let snapshot = store(mesh.clone()).handle().load();
         let destination = served(&snapshot, vip(1));
         assert_eq!(destination.is_some(), is_served_here, "{what}");

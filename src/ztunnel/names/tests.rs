@@ -3,12 +3,14 @@ use crate::{
     model::Resource,
     ztunnel::tests::fixture::{Built, Hop, gateway, mesh, pod, service},
 };
+use std::sync::Arc;
 
 /// A service whose name is foreign to the cluster and has no address: resolution is left to DNS.
 fn external(host: &str) -> Built {
     let Built(Resource::Service(mut entry)) = service("external", "", &[(443, 443)]) else { unreachable!() };
-    entry.key.hostname = Hostname::new(host);
-    entry.external = true;
+    let edited = Arc::make_mut(&mut entry);
+    edited.key.hostname = Hostname::new(host);
+    edited.external = true;
     Built(Resource::Service(entry))
 }
 

@@ -6,7 +6,7 @@ use crate::model::{
     WaypointBinding, Workload, WorkloadType,
 };
 use crate::state::{Change, NodeCompiler, NodeSnapshot, SnapshotHandle, Store};
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 pub(crate) const NAMESPACE: &str = "demo";
 
@@ -31,7 +31,7 @@ pub(crate) fn identity(name: &str) -> Identity {
 }
 
 pub(crate) fn pod(name: &str, ip: &str, hop: Hop) -> Built {
-    Built(Resource::Workload(Workload {
+    Built(Resource::from(Workload {
         uid: uid(name),
         name: name.into(),
         namespace: NAMESPACE.into(),
@@ -60,14 +60,15 @@ pub(crate) fn pod(name: &str, ip: &str, hop: Hop) -> Built {
 /// A pod of a waypoint. It is not captured, and so speaks no HBONE by its labels.
 pub(crate) fn gateway_pod(name: &str, ip: &str, gateway: &str) -> Built {
     let Built(Resource::Workload(mut workload)) = pod(name, ip, Hop::Plain) else { unreachable!() };
-    workload.gateway = Some(gateway.into());
-    workload.labels = [("app".into(), gateway.into())].into();
+    let edited = Arc::make_mut(&mut workload);
+    edited.gateway = Some(gateway.into());
+    edited.labels = [("app".into(), gateway.into())].into();
     Built(Resource::Workload(workload))
 }
 
 /// A service of the pods labelled with its name.
 pub(crate) fn service(name: &str, vip: &str, ports: &[(u16, u16)]) -> Built {
-    Built(Resource::Service(Service {
+    Built(Resource::from(Service {
         key: ServiceKey { namespace: NAMESPACE.into(), hostname: Hostname::of_service(name, NAMESPACE, "cluster.local") },
         source: ResourceId::new(Kind::Service, NAMESPACE, &format!("{name}-svc")),
         vips: vip.parse::<IpAddr>().into_iter().collect(),
@@ -89,7 +90,7 @@ pub(crate) fn service(name: &str, vip: &str, ports: &[(u16, u16)]) -> Built {
 }
 
 pub(crate) fn gateway(name: &str, addresses: &[&str]) -> Built {
-    Built(Resource::Waypoint(Waypoint {
+    Built(Resource::from(Waypoint {
         name: ResourceName::new(NAMESPACE, name),
         class: "istio-waypoint".into(),
         addresses: addresses.iter().map(|a| WaypointAddress::Ip(a.parse().unwrap())).collect(),
@@ -102,7 +103,7 @@ pub(crate) fn gateway(name: &str, addresses: &[&str]) -> Built {
 
 /// A policy for every workload of the namespace.
 pub(crate) fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Built {
-    Built(Resource::Policy(AuthorizationPolicy {
+    Built(Resource::from(AuthorizationPolicy {
         name: ResourceName::new(NAMESPACE, name),
         target: PolicyTarget::Namespace,
         action,
@@ -116,9 +117,9 @@ impl Built {
     pub(crate) fn through(mut self, waypoint: &str) -> Self {
         let binding = WaypointBinding::To(ResourceName::new(NAMESPACE, waypoint));
         if let Resource::Service(service) = &mut self.0 {
-            service.waypoint = binding;
+            Arc::make_mut(service).waypoint = binding;
         } else if let Resource::Workload(workload) = &mut self.0 {
-            workload.waypoint = binding;
+            Arc::make_mut(workload).waypoint = binding;
         } else {
             panic!("{:?} has no waypoint", self.0);
         }
@@ -128,27 +129,27 @@ impl Built {
     /// A Gateway that may not be used.
     pub(crate) fn closed(mut self) -> Self {
         let Resource::Waypoint(waypoint) = &mut self.0 else { panic!("not a gateway") };
-        waypoint.allowed = AllowedNamespaces::None;
+        Arc::make_mut(waypoint).allowed = AllowedNamespaces::None;
         self
     }
 
     /// Behind the pods with this label, in place of its own name.
     pub(crate) fn of(mut self, app: &str) -> Self {
         let Resource::Service(service) = &mut self.0 else { panic!("not a service") };
-        service.selector = Some([("app".into(), app.into())].into());
+        Arc::make_mut(service).selector = Some([("app".into(), app.into())].into());
         self
     }
 
     /// The Service of a waypoint's own pods.
     pub(crate) fn of_gateway(mut self, gateway: &str) -> Self {
         let Resource::Service(service) = &mut self.0 else { panic!("not a service") };
-        service.source = ResourceId::new(Kind::Service, NAMESPACE, gateway);
+        Arc::make_mut(service).source = ResourceId::new(Kind::Service, NAMESPACE, gateway);
         self
     }
 
     pub(crate) fn labelled(mut self, app: &str) -> Self {
         let Resource::Workload(workload) = &mut self.0 else { panic!("not a workload") };
-        workload.labels = [("app".into(), app.into())].into();
+        Arc::make_mut(workload).labels = [("app".into(), app.into())].into();
         self
     }
 

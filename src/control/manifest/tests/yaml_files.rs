@@ -1,13 +1,28 @@
 use super::{
-    super::{documents::documents, yaml},
+    super::{documents, yaml},
     *,
 };
+
+/// The documents of all pieces, each with its place in the file; what is in them counts from the piece.
+fn documents(bytes: &[u8]) -> Vec<Result<yaml::Node, yaml::Broken>> {
+    let (mut read, mut lines_before) = (Vec::new(), 0);
+    for piece in documents::pieces(bytes) {
+        if !documents::is_blank(piece) {
+            for mut document in documents::documents(piece) {
+                document.as_mut().map_or_else(|broken| broken.at.line += lines_before, |node| node.at.line += lines_before);
+                read.push(document);
+            }
+        }
+        lines_before += piece.iter().filter(|b| **b == b'\n').count() as u32;
+    }
+    read
+}
 
 fn first(text: &str) -> yaml::Node {
     documents(text.as_bytes()).into_iter().next().unwrap().unwrap()
 }
 
-fn broken(text: &str) -> (usize, usize, String) {
+fn broken(text: &str) -> (u32, u32, String) {
     let broken = documents(text.as_bytes()).into_iter().find_map(Result::err).unwrap();
     (broken.at.line, broken.at.column, broken.message)
 }
@@ -216,7 +231,7 @@ mod arbitrary {
     fn read(bytes: &[u8]) {
         let dir = Dir::new();
         for node in documents(bytes).into_iter().flatten() {
-            super::super::super::decode::objects(&dir.config(), node);
+            super::super::super::decode::objects(&dir.config(), &node, &mut Vec::new());
         }
     }
 }
