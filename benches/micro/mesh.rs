@@ -37,15 +37,15 @@ fn update(bencher: Bencher<'_, '_>, services: usize, change: impl Fn(usize, bool
 
 #[divan::bench(args = services(), sample_count = 50, max_time = Duration::from_secs(2))]
 fn update_route(bencher: Bencher<'_, '_>, services: usize) {
-    update(bencher, services, |number, even| Resource::Route(route(number, if even { 80 } else { 90 })));
+    update(bencher, services, |number, even| Resource::from(route(number, if even { 80 } else { 90 })));
 }
 
 #[divan::bench(args = services(), sample_count = 50, max_time = Duration::from_secs(2))]
 fn update_policy(bencher: Bencher<'_, '_>, services: usize) {
-    update(bencher, services, |number, even| Resource::Policy(policy(number, if even { "PUT" } else { "POST" })));
+    update(bencher, services, |number, even| Resource::from(policy(number, if even { "PUT" } else { "POST" })));
 }
 
 #[divan::bench(args = services(), sample_count = 50, max_time = Duration::from_secs(2))]
 fn update_workload(bencher: Bencher<'_, '_>, services: usize) {
-    update(bencher, services, |number, even| Resource::Workload(workload(number, if even { 2 } else { 1 })));
+    update(bencher, services, |number, even| Resource::from(workload(number, if even { 2 } else { 1 })));
 }

@@ -126,13 +126,13 @@ pub fn mesh(services: usize) -> Vec<Change> {
     };
     let of_service = |number| {
         [
-            Resource::Service(service(number)),
-            Resource::Route(route(number, 90)),
-            Resource::Policy(policy(number, "POST")),
-            Resource::Workload(workload(number, 1)),
+            Resource::from(service(number)),
+            Resource::from(route(number, 90)),
+            Resource::from(policy(number, "POST")),
+            Resource::from(workload(number, 1)),
         ]
     };
-    let all = [Resource::Namespace(namespace), Resource::Waypoint(waypoint)].into_iter().chain((0..services).flat_map(of_service));
+    let all = [Resource::from(namespace), Resource::from(waypoint)].into_iter().chain((0..services).flat_map(of_service));
     all.map(Change::Upsert).collect()
 }
 

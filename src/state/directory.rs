@@ -49,18 +49,18 @@ impl Directory {
         match resource {
             Resource::Namespace(n) => {
                 let name = n.name.clone();
-                let changed = replace(&mut self.mesh.namespaces, &name, Some(Arc::from(n)));
+                let changed = replace(&mut self.mesh.namespaces, &name, Some(n));
                 delta.namespaces.extend(changed.map(|_| name));
             }
-            Resource::Service(s) => self.put_service(&s.key.clone(), Some(Arc::from(s)), delta),
+            Resource::Service(s) => self.put_service(&s.key.clone(), Some(s), delta),
             Resource::Endpoints(e) => {
-                let changed = replace(&mut self.mesh.endpoints, &e.source.clone(), Some(Arc::from(e)));
+                let changed = replace(&mut self.mesh.endpoints, &e.source.clone(), Some(e));
                 self.put_endpoints(changed, delta);
             }
-            Resource::Workload(w) => self.put_workload(&w.uid.clone(), Some(Arc::from(w)), delta),
-            Resource::Waypoint(w) => delta.waypoints.extend(replace(&mut self.mesh.waypoints, &w.name.clone(), Some(Arc::from(w)))),
-            Resource::Route(r) => delta.routes.extend(replace(&mut self.mesh.routes, &r.name.clone(), Some(Arc::from(r)))),
-            Resource::Policy(p) => delta.policies.extend(replace(&mut self.mesh.policies, &p.name.clone(), Some(Arc::from(p)))),
+            Resource::Workload(w) => self.put_workload(&w.uid.clone(), Some(w), delta),
+            Resource::Waypoint(w) => delta.waypoints.extend(replace(&mut self.mesh.waypoints, &w.name.clone(), Some(w))),
+            Resource::Route(r) => delta.routes.extend(replace(&mut self.mesh.routes, &r.name.clone(), Some(r))),
+            Resource::Policy(p) => delta.policies.extend(replace(&mut self.mesh.policies, &p.name.clone(), Some(p))),
         }
     }
 

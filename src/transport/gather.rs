@@ -222,13 +222,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_leaves_in_order_and_in_few_pieces() {
+        const SMALL: usize = LARGE - 1;
         // What is written, flushed after each write; the writes that reach the socket.
         let cases: [(&[usize], &[usize]); 6] = [
             (&[1], &[1]),
             (&[100, 1000, 10], &[1110]),
-            (&[30_000, 30_000, 30_000], &[60_000, 30_000]),
+            (&[SMALL, SMALL, SMALL, SMALL, SMALL], &[4 * SMALL, SMALL]),
             (&[100, LARGE, 5], &[100, LARGE, 5]),
-            (&[LARGE - 1, LARGE - 1, 2, 1], &[MAX_WAITING, 1]),
+            (&[SMALL, SMALL, SMALL, SMALL, 4, 1], &[MAX_WAITING, 1]),
             (&[], &[]),
         ];
         for (written, expected) in cases {

@@ -113,7 +113,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
     match kind % 8 {
         0 => {
             let name = NAMESPACES[usize::from(n) % 2];
-            Resource::Namespace(NamespaceInfo { labels: some_labels(rng), ..namespace(name, some_binding(rng)) })
+            Resource::from(NamespaceInfo { labels: some_labels(rng), ..namespace(name, some_binding(rng)) })
         }
         1 => {
             let mut chosen = Rng::with_seed(n.into());
@@ -124,7 +124,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
             if name == "waypoint" && rng.u8(..4) > 0 {
                 ports.push(ServicePort { protocol: AppProtocol::Tcp, ..port("hbone", 15008, TargetPort::Number(15008)) });
             }
-            Resource::Service(Service {
+            Resource::from(Service {
                 source: ResourceId::new(kind, &key.namespace, name),
                 vips: (0..rng.u8(..3)).map(|_| virtual_address(rng.u8(..5))).collect(),
                 ports,
@@ -135,7 +135,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 ..service("app", name, 0)
             })
         }
-        2 => Resource::Endpoints(Endpoints {
+        2 => Resource::from(Endpoints {
             source: ResourceId::new(Kind::EndpointSlice, "app", NAMES[usize::from(n) % 3]),
             service: some_key(rng),
             endpoints: (0..rng.u8(..4)).map(|_| some_endpoint(rng)).collect(),
@@ -146,7 +146,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
             if let (1, Some(IpAddr::V4(first))) = (rng.u8(..4), addresses.first()) {
                 addresses[0] = first.to_ipv6_mapped().into();
             }
-            Resource::Workload(Workload {
+            Resource::from(Workload {
                 uid: uid(n % 6),
                 addresses,
                 labels: some_labels(rng),
@@ -172,7 +172,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
             let all = [AllowedNamespaces::All, AllowedNamespaces::All, AllowedNamespaces::Same, selected, AllowedNamespaces::None];
             if rng.bool() {
                 // Most of what can go wrong, goes wrong where things are served.
-                return Resource::Waypoint(Waypoint {
+                return Resource::from(Waypoint {
                     name,
                     addresses,
                     allowed: AllowedNamespaces::All,
@@ -180,7 +180,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                     ..waypoint()
                 });
             }
-            Resource::Waypoint(Waypoint {
+            Resource::from(Waypoint {
                 name,
                 addresses,
                 class: one_of(rng, &["istio-waypoint", "another"]).into(),
@@ -196,7 +196,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 ..route("app", "r", to_gateway(), &[(&format!("/{n}"), &key("app", "a"))]).rules.remove(0)
             };
             let backends = |rng: &mut Rng| (0..rng.u8(..3)).map(|_| some_backend(rng)).collect();
-            Resource::Route(HttpRoute {
+            Resource::from(HttpRoute {
                 name: ResourceName::new(NAMESPACES[usize::from(n) % 2], NAMES[usize::from(n) % 3]),
                 created: rng.bool().then(|| rng.i64(..3)),
                 parents: (0..rng.u8(1..3)).map(|_| some_parent(rng)).collect(),
@@ -216,7 +216,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 ..deny(own, NAMES[usize::from(n) % 3], some_target(rng), 0)
             };
             let invalid = matches!(policy.target, PolicyTarget::Unknown) || rng.u8(..8) == 0;
-            Resource::Policy(AuthorizationPolicy { invalid: invalid.then(|| "unreadable".into()), ..policy })
+            Resource::from(AuthorizationPolicy { invalid: invalid.then(|| "unreadable".into()), ..policy })
         }
     }
 }
