@@ -4,7 +4,7 @@
 use super::resources;
 use bytes::Bytes;
 use cairn::{
-    middleware::{Answered, Body, Context, Dispatch, Failed, Inbound, Places, Recorded, Tunnel},
+    middleware::{Answered, Body, Context, Dispatch, Failed, Inbound, Places, RecentSeries, Recorded, Tunnel},
     model::Identity,
     state::{Admission, Destination},
     telemetry::{AccessLog, AccessLogFormat, AccessLogMode},
@@ -35,6 +35,7 @@ fn context(account: &str) -> Context {
         client_cert: HeaderValue::from_static(
             "By=spiffe://cluster.local/ns/bench/sa/waypoint;URI=spiffe://cluster.local/ns/bench/sa/client",
         ),
+        series: RecentSeries::default(),
     };
     Context { tunnel: Arc::new(tunnel), destination: destination() }
 }

@@ -23,7 +23,7 @@ pub use balance::Balance;
 pub use body::{Body, BodyError};
 pub use error::{ConnectFailure, Error, Side, from_client};
 pub use filter::FilterLayer as Filter;
-pub use record::{Record, Recorded};
+pub use record::{RecentSeries, Record, Recorded};
 pub use respond::Respond;
 pub use retry::Retry;
 pub use route::Route;

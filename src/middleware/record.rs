@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Identity, Name, Workload},
-    state::{DestinationKind, Hop},
+    state::{Destination, DestinationKind, Hop, UpstreamEndpoint},
     telemetry::{AccessLog, HttpRecord, Reporter, RequestLabels, RequestMetrics, ResponseFlag, SecurityPolicy, WorkloadLabels},
 };
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -64,6 +64,50 @@ struct MetricsKey {
     status: StatusCode,
     flag: ResponseFlag,
     grpc: Option<Option<u16>>,
+}
+
+/// The series that a client's connection has counted into last: most of its requests are of one
+/// series, and finding that by its names costs more than all the counting.
+#[derive(Debug, Default)]
+pub struct RecentSeries(Mutex<Vec<(RecentKey, RequestMetrics)>>);
+
+/// What tells the series of one connection apart. The pointers are compared only; being weak, they
+/// keep no old snapshot alive, and no new one can be at their address.
+#[derive(Debug)]
+struct RecentKey {
+    destination: Weak<Destination>,
+    endpoint: Option<Weak<UpstreamEndpoint>>,
+    status: Option<StatusCode>,
+    flag: ResponseFlag,
+    grpc: Option<Option<u16>>,
+}
+
+/// Series remembered for each connection.
+const MAX_RECENT: usize = 4;
+
+impl RecentSeries {
+    fn lock(&self) -> MutexGuard<'_, Vec<(RecentKey, RequestMetrics)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RecentKey {
+    fn of(exchange: &Exchange) -> Self {
+        Self {
+            destination: Arc::downgrade(&exchange.context.destination),
+            endpoint: exchange.outcome.endpoint.as_ref().map(Arc::downgrade),
+            status: exchange.record.status,
+            flag: exchange.record.flag,
+            grpc: exchange.grpc(),
+        }
+    }
+
+    fn is_of(&self, exchange: &Exchange) -> bool {
+        let endpoint = exchange.outcome.endpoint.as_ref().map(Arc::as_ptr);
+        self.destination.as_ptr() == Arc::as_ptr(&exchange.context.destination)
+            && self.endpoint.as_ref().map(Weak::as_ptr) == endpoint
+            && (self.status, self.flag, self.grpc) == (exchange.record.status, exchange.record.flag, exchange.grpc())
+    }
 }
 
 /// More series than any waypoint should have; beyond it handles are resolved anew.
@@ -183,6 +227,23 @@ impl Exchange {
     }
 
     fn count(&self, duration: Duration, received: u64) {
+        let mut series = self.context.tunnel.series.lock();
+        if let Some((_, metrics)) = series.iter().find(|(key, _)| key.is_of(self)) {
+            return metrics.record(duration, received, self.record.bytes_sent);
+        }
+        let metrics = self.series();
+        metrics.record(duration, received, self.record.bytes_sent);
+        series.truncate(MAX_RECENT - 1);
+        series.insert(0, (RecentKey::of(self), metrics));
+    }
+
+    /// The gRPC status, if it is gRPC.
+    fn grpc(&self) -> Option<Option<u16>> {
+        self.is_grpc.then_some(self.record.grpc_status)
+    }
+
+    /// The handles of this request's series.
+    fn series(&self) -> RequestMetrics {
         let endpoint = self.outcome.endpoint.as_ref().and_then(|e| e.workload.as_ref());
         let service = match &self.context.destination.kind {
             DestinationKind::Service(key) => Some((key.namespace.clone(), key.hostname.name())),
@@ -195,20 +256,18 @@ impl Exchange {
             endpoint: endpoint.map(|w| w.uid.clone()),
             status: self.record.status.unwrap_or_default(),
             flag: self.record.flag,
-            grpc: self.is_grpc.then_some(self.record.grpc_status),
+            grpc: self.grpc(),
         };
-        let kept = self.shared.metrics.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(metrics) = kept.get(&key) {
-            return metrics.record(duration, received, self.record.bytes_sent);
+        if let Some(metrics) = self.shared.metrics.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return metrics.clone();
         }
-        drop(kept);
         let metrics = self.resolve(&key, endpoint);
-        metrics.record(duration, received, self.record.bytes_sent);
         let mut kept = self.shared.metrics.write().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= MAX_SERIES_KEPT {
             kept.clear();
         }
-        kept.insert(key, metrics);
+        kept.insert(key, metrics.clone());
+        metrics
     }
 
     fn resolve(&self, key: &MetricsKey, endpoint: Option<&Arc<Workload>>) -> RequestMetrics {

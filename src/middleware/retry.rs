@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     model::AppProtocol,
-    state::{RetryPlan, Upstream, UpstreamEndpoint},
+    state::{RulePlan, Upstream, UpstreamEndpoint},
     telemetry::counters,
 };
 use http::{Request, Response, request::Parts};
@@ -71,7 +71,7 @@ struct Tries<S> {
     inner: S,
     source: Source,
     upstream: Arc<Upstream>,
-    retry: RetryPlan,
+    plan: Arc<RulePlan>,
     is_grpc: bool,
     try_timeout: Option<Duration>,
     tried: Vec<Arc<UpstreamEndpoint>>,
@@ -91,7 +91,7 @@ where
     fn new(selected: Selected, inner: S, replay_limit: usize) -> Self {
         let try_timeout = selected.try_timeout();
         let Selected { request, plan, upstream, outcome, .. } = selected;
-        let retry = plan.retry.clone();
+        let retry = &plan.retry;
         let is_grpc = is_grpc(request.headers());
         // Copying head and body costs; it is done only when a request that was sent may be sent again.
         let resends = retry.on_reset || is_grpc || matches!(upstream.protocol, AppProtocol::Http2 | AppProtocol::Grpc);
@@ -102,12 +102,12 @@ where
         } else {
             Source::Once(Some(request))
         };
-        Self { inner, source, upstream, retry, is_grpc, try_timeout, tried: Vec::new(), outcome }
+        Self { inner, source, upstream, plan, is_grpc, try_timeout, tried: Vec::new(), outcome }
     }
 
     async fn run(mut self) -> Result<Reply, Failure> {
         let mut last = Err(Error::Internal);
-        for attempt in 0..=self.retry.attempts {
+        for attempt in 0..=self.plan.retry.attempts {
             let Some(request) = self.source.take() else { break };
             if attempt > 0 {
                 counters().retries.increment(1);
@@ -173,16 +173,16 @@ where
     }
 
     fn wants_again(&self, response: &Response<Body>) -> bool {
-        let again = self.retry.codes.contains(&response.status()) || (self.is_grpc && is_transient(response));
+        let again = self.plan.retry.codes.contains(&response.status()) || (self.is_grpc && is_transient(response));
         // Without another copy to send the answer stands.
-        again && self.outcome.attempts <= self.retry.attempts && self.source.has_another()
+        again && self.outcome.attempts <= self.plan.retry.attempts && self.source.has_another()
     }
 
     fn may_follow(&self, error: &Error, is_unsent: bool) -> bool {
         match error {
             Error::Connect(_) => is_unsent || self.source.has_another(),
-            Error::Reset(e) => self.source.has_another() && (self.retry.on_reset || is_refused(e)),
-            Error::TryTimeout => self.retry.on_reset && self.source.has_another(),
+            Error::Reset(e) => self.source.has_another() && (self.plan.retry.on_reset || is_refused(e)),
+            Error::TryTimeout => self.plan.retry.on_reset && self.source.has_another(),
             Error::BadRequest(_)
             | Error::Denied(_)
             | Error::Overloaded
@@ -200,7 +200,7 @@ where
     /// Doubles from the rule's minimum, at most tenfold, with up to half as much again at random:
     /// `backoff` is the least wait (GEP-1731).
     fn backoff(&self, attempt: u32) -> Duration {
-        let base = self.retry.backoff.saturating_mul(1 << (attempt - 1).min(4)).min(self.retry.backoff.saturating_mul(10));
+        let base = self.plan.retry.backoff.saturating_mul(1 << (attempt - 1).min(4)).min(self.plan.retry.backoff.saturating_mul(10));
         base + base.mul_f64(fastrand::f64() / 2.0)
     }
 }

@@ -152,6 +152,10 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 /// RFC 9110, 7.6.1: what belongs to one hop stays there. `TE: trailers` is kept, as gRPC needs it;
 /// an upgrade only if `keep_upgrade`.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    // Most messages have none of them: one look at each name they do have costs less than looking for each of these.
+    if !keep_upgrade && !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|t| t.parse().ok()).collect();
         for name in named {
@@ -173,6 +177,10 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     } else {
         headers.remove(UPGRADE);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, CONNECTION | TE | TRANSFER_ENCODING | UPGRADE) || [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
 }
 
 /// What a client must not be able to strip by naming it in `Connection`: what identity, policy and
@@ -215,28 +223,28 @@ fn is_plain_host(host: &HeaderValue) -> bool {
     host.is_empty() || (!host.as_bytes().contains(&b'@') && host.to_str().is_ok_and(|h| h.parse::<Authority>().is_ok()))
 }
 
-/// A random UUID, version 4.
+/// A random UUID, version 4 (RFC 9562, 5.4).
 fn request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    const DASHES: [usize; 4] = [8, 13, 18, 23];
     let random = fastrand::u128(..);
-    let id = (random & !(0xf << 76) & !(0b11 << 62)) | (4 << 76) | (0b10 << 62);
-    let text = format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        id >> 96,
-        id >> 80 & 0xffff,
-        id >> 64 & 0xffff,
-        id >> 48 & 0xffff,
-        id & 0xffff_ffff_ffff
-    );
-    HeaderValue::try_from(text).expect("hexadecimal digits and dashes")
+    let mut id = (random & !(0xf << 76) & !(0b11 << 62)) | (4 << 76) | (0b10 << 62);
+    let mut text = [b'-'; 36];
+    for place in (0..text.len()).rev().filter(|place| !DASHES.contains(place)) {
+        text[place] = DIGITS[(id & 0xf) as usize];
+        id >>= 4;
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes")
 }
 
 /// The same for a response; a 101 keeps what makes it an upgrade.
 pub(super) fn remove_hop_by_hop_of_response<B>(response: &mut http::Response<B>) {
     let is_upgrade = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-    let asks_to_close = tokens(response.headers(), &CONNECTION).any(|t| t.eq_ignore_ascii_case("close"));
-    remove_hop_by_hop(response.headers_mut(), is_upgrade);
     // Only our own answers ask to close the client's connection (see `respond`); a workload's was about its own.
-    if asks_to_close && response.extensions().get::<CloseAfter>().is_some() {
+    let is_ours = response.extensions().get::<CloseAfter>().is_some();
+    let asks_to_close = is_ours && tokens(response.headers(), &CONNECTION).any(|t| t.eq_ignore_ascii_case("close"));
+    remove_hop_by_hop(response.headers_mut(), is_upgrade);
+    if asks_to_close {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -244,3 +252,44 @@ pub(super) fn remove_hop_by_hop_of_response<B>(response: &mut http::Response<B>)
 /// Marks an answer of ours after which the client's connection is not worth keeping.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CloseAfter;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_uuids_of_version_4() {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..100 {
+            let id = request_id();
+            let parts: Vec<&str> = id.to_str().unwrap().split('-').collect();
+            assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id:?}");
+            assert!(parts.concat().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)), "{id:?}");
+            assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']), "{id:?}");
+            assert!(seen.insert(id));
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_is_removed() {
+        // Headers, whether an upgrade goes on, and what is left of them.
+        let cases: [(&[(&str, &str)], bool, &[(&str, &str)]); 8] = [
+            (&[("host", "a"), ("accept", "b")], false, &[("host", "a"), ("accept", "b")]),
+            (&[], true, &[("connection", "upgrade")]),
+            (&[("host", "a"), ("keep-alive", "5")], false, &[("host", "a")]),
+            (&[("proxy-connection", "x")], false, &[]),
+            (&[("http2-settings", "x")], false, &[]),
+            (&[("te", "trailers, deflate")], false, &[("te", "trailers")]),
+            (&[("connection", "x-own, host, close"), ("x-own", "1"), ("host", "a")], false, &[("host", "a")]),
+            (&[("upgrade", "ws"), ("connection", "upgrade")], true, &[("upgrade", "ws"), ("connection", "upgrade")]),
+        ];
+        for (before, keep_upgrade, after) in cases {
+            let map_of = |list: &[(&str, &str)]| -> HeaderMap {
+                list.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+            };
+            let mut headers = map_of(before);
+            remove_hop_by_hop(&mut headers, keep_upgrade);
+            assert_eq!(headers, map_of(after), "{before:?}");
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //! Response <- Reply { response, outcome } <-------------------+
 //! ```
 
-use super::{Body, Error};
+use super::{Body, Error, record::RecentSeries};
 use crate::{
     authz::PolicyRule,
     model::{Identity, PathPattern, Workload},
@@ -31,6 +31,8 @@ pub struct Tunnel {
     pub source: Option<Arc<Workload>>,
     /// `x-forwarded-client-cert` for requests from this peer.
     pub client_cert: HeaderValue,
+    /// Where its requests are counted.
+    pub series: RecentSeries,
 }
 
 /// What goes with a request through all stages.

@@ -4,7 +4,9 @@ use super::{Config, stack::layers};
 use crate::{
     authz::{Layer, Ruleset},
     hbone::TunnelError,
-    middleware::{Answered, Body, BodyError, ConnectFailure, Context, Dispatch, Error, Failed, Inbound, Places, Recorded, Tunnel},
+    middleware::{
+        Answered, Body, BodyError, ConnectFailure, Context, Dispatch, Error, Failed, Inbound, Places, RecentSeries, Recorded, Tunnel,
+    },
     model::{
         Action, AppProtocol, AuthorizationPolicy, Hostname, Identity, PathPattern, PolicyTarget, ResourceName, RouteMatch, ServiceKey,
         Timeouts,
@@ -86,6 +88,7 @@ impl World {
             peer_address: "10.0.2.1:4000".parse().unwrap(),
             source: None,
             client_cert: HeaderValue::from_static("By=x;URI=y"),
+            series: RecentSeries::default(),
         };
         Context { tunnel: Arc::new(tunnel), destination: Arc::new(destination) }
     }

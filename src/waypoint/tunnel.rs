@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     hbone::{Connect, ConnectTarget, TunnelIo},
-    middleware::Tunnel,
+    middleware::{RecentSeries, Tunnel},
     model::{AppProtocol, Identity},
     runtime::DrainWatch,
     state::{Admission, Destination, SnapshotHandle, WaypointSnapshot},
@@ -205,6 +205,6 @@ impl Tunnels {
         let source = self.mesh.load().workload(peer.ip()).filter(|w| w.identity == identity).cloned();
         let text = format!("By={};URI={identity}", self.identity);
         let client_cert = HeaderValue::try_from(text).expect("identities are graphic ascii");
-        Tunnel { peer: identity, peer_address: peer, source, client_cert }
+        Tunnel { peer: identity, peer_address: peer, source, client_cert, series: RecentSeries::default() }
     }
 }

@@ -137,7 +137,8 @@ impl Forward {
         };
         let exchange = Exchange { forward: self, endpoint: endpoint.clone(), kept, in_flight };
         let response = match version {
-            Version::HTTP_2 => exchange.http2(request).await,
+            // Boxed, as are the rarer steps of HTTP/1: every request would carry their size around.
+            Version::HTTP_2 => Box::pin(exchange.http2(request)).await,
             _ => exchange.http1(request, is_upgrade).await,
         };
         match response {
@@ -180,7 +181,7 @@ impl Exchange {
         loop {
             let (mut send, is_reused) = match self.kept.take_http1().filter(|_| !is_repeated) {
                 Some(send) => (send, true),
-                None => match self.open_http1().await {
+                None => match Box::pin(self.open_http1()).await {
                     Ok(send) => (send, false),
                     Err(error) => return Err((Error::Connect(error), Some(Box::new(request)))),
                 },
