@@ -44,13 +44,15 @@ enum Threads {
     Workers(Option<usize>),
 }
 
+/// With two, a scrape that takes its time holds up neither probes nor new connections.
+const CONTROL_THREADS: usize = 2;
+
 fn run(threads: Threads, future: impl Future<Output = Result<(), app::AppError>>) -> Result<u8, app::AppError> {
-    let mut builder = match threads {
-        Threads::Control => tokio::runtime::Builder::new_current_thread(),
-        Threads::Workers(_) => tokio::runtime::Builder::new_multi_thread(),
-    };
-    if let Threads::Workers(Some(threads)) = threads {
-        builder.worker_threads(threads.max(1));
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    match threads {
+        Threads::Control => drop(builder.worker_threads(CONTROL_THREADS)),
+        Threads::Workers(Some(threads)) => drop(builder.worker_threads(threads.max(1))),
+        Threads::Workers(None) => {}
     }
     let runtime = builder.enable_all().thread_name("cairn").build().map_err(|e| app::AppError::Run(e.into()))?;
     let result = runtime.block_on(future);

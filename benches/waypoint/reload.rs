@@ -18,7 +18,7 @@ const CHANGES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Before the first change, and between changes: nothing of the last one goes on.
 const SETTLE: Duration = Duration::from_secs(1);
-/// The CPU of a change is looked at for so long after it is served: what is compiled is to be freed.
+/// The CPU of a change is looked at for so long: what is compiled is to be served, and what was before to be freed.
 const AFTERMATH: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -55,11 +55,13 @@ impl Prober<'_> {
         None
     }
 
-    /// CPU of the proxy a second, under the questions alone.
-    fn base_load(&mut self) -> f64 {
-        let (start, cpu) = (Instant::now(), self.proxy.process.cpu());
-        self.ask_until(None, AFTERMATH);
-        (self.proxy.process.cpu() - cpu).as_secs_f64() / start.elapsed().as_secs_f64()
+    /// CPU milliseconds of the proxy for what is done and for a while after it, without any traffic.
+    fn quiet_cpu(&self, change: impl FnOnce()) -> f64 {
+        std::thread::sleep(SETTLE);
+        let cpu = self.proxy.process.cpu();
+        change();
+        std::thread::sleep(AFTERMATH);
+        (self.proxy.process.cpu() - cpu).as_secs_f64() * 1e3
     }
 }
 
@@ -75,15 +77,14 @@ pub fn measure(proxy: &Proxy, site: &Site, mesh: Mesh) -> Figures {
     let mut changes: Vec<[f64; 3]> = (1..=CHANGES)
         .map(|version| {
             std::thread::sleep(SETTLE);
-            let base = prober.base_load();
-            let cpu = proxy.process.cpu();
             mesh.write_route(site, version);
             let renamed = Instant::now();
             let seen = prober.ask_until(Some(version), PATIENCE).expect("the change is served");
-            prober.ask_until(None, AFTERMATH);
-            let cpu = (proxy.process.cpu() - cpu).as_secs_f64() - base * renamed.elapsed().as_secs_f64();
-            [seen.answered - renamed, seen.sent.saturating_duration_since(renamed), Duration::from_secs_f64(cpu.max(0.0))]
-                .map(|time| time.as_secs_f64() * 1e3)
+            // The CPU time of another change, apart from that of the questions.
+            let idle = prober.quiet_cpu(|| {});
+            let cpu = prober.quiet_cpu(|| mesh.write_route(site, CHANGES + version)) - idle;
+            let millis = |time: Duration| time.as_secs_f64() * 1e3;
+            [millis(seen.answered - renamed), millis(seen.sent.saturating_duration_since(renamed)), cpu.max(0.0)]
         })
         .collect();
     let mut median = |at: usize| {

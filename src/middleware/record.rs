@@ -26,6 +26,7 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    hash::{Hash, Hasher},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
@@ -58,12 +59,37 @@ struct Shared {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct MetricsKey {
     peer: Identity,
-    source: Option<Name>,
+    source: Option<Version>,
     service: Option<(Name, Name)>,
-    endpoint: Option<Name>,
+    endpoint: Option<Version>,
     status: StatusCode,
     flag: ResponseFlag,
     grpc: Option<Option<u16>>,
+}
+
+/// One version of a workload: another one may have other labels under the same name. Compared by
+/// address, which a weak pointer keeps from being used again.
+#[derive(Debug, Clone)]
+struct Version(Weak<Workload>);
+
+impl Version {
+    fn of(workload: &Arc<Workload>) -> Self {
+        Self(Arc::downgrade(workload))
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Eq for Version {}
+
+impl Hash for Version {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_ptr().hash(state);
+    }
 }
 
 /// The series that a client's connection has counted into last: most of its requests are of one
@@ -251,9 +277,9 @@ impl Exchange {
         };
         let key = MetricsKey {
             peer: self.context.tunnel.peer.clone(),
-            source: self.context.tunnel.source.as_ref().map(|w| w.uid.clone()),
+            source: self.context.tunnel.source.as_ref().map(Version::of),
             service,
-            endpoint: endpoint.map(|w| w.uid.clone()),
+            endpoint: endpoint.map(Version::of),
             status: self.record.status.unwrap_or_default(),
             flag: self.record.flag,
             grpc: self.grpc(),

@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn what_belongs_to_one_hop_is_removed() {
         // Headers, whether an upgrade goes on, and what is left of them.
-        let cases: [(&[(&str, &str)], bool, &[(&str, &str)]); 8] = [
+        type List = &'static [(&'static str, &'static str)];
+        let cases: [(List, bool, List); 8] = [
             (&[("host", "a"), ("accept", "b")], false, &[("host", "a"), ("accept", "b")]),
             (&[], true, &[("connection", "upgrade")]),
             (&[("host", "a"), ("keep-alive", "5")], false, &[("host", "a")]),
@@ -284,7 +285,7 @@ mod tests {
             (&[("upgrade", "ws"), ("connection", "upgrade")], true, &[("upgrade", "ws"), ("connection", "upgrade")]),
         ];
         for (before, keep_upgrade, after) in cases {
-            let map_of = |list: &[(&str, &str)]| -> HeaderMap {
+            let map_of = |list: List| -> HeaderMap {
                 list.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
             };
             let mut headers = map_of(before);

@@ -31,7 +31,7 @@ fn give_back(buffer: Box<[u8]>) {
     });
 }
 
-/// Reads ahead of whoever reads from it, up to 64 KiB. It holds a buffer only while bytes are left
+/// Reads ahead of whoever reads from it, up to 16 KiB. It holds a buffer only while bytes are left
 /// in it: an idle connection has none. Writes go straight through.
 #[derive(Debug)]
 pub struct ReadAhead<IO> {

@@ -125,17 +125,21 @@ impl<IO: AsyncWrite + Unpin> State<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Gathered<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = lock(&self.0);
-        if let Some(error) = state.failed.take() {
-            return Poll::Ready(Err(error));
-        }
         if state.step == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut state.io).poll_read(cx, buf))?;
-        state.step = state.step.saturating_sub(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
+        let polled = Pin::new(&mut state.io).poll_read(cx, buf);
+        let length = buf.filled().len() - before;
+        // What a peer has sent before it went away is read first, though nothing can be written any more.
+        if length == 0
+            && let Some(error) = state.failed.take()
+        {
+            return Poll::Ready(Err(error));
+        }
+        state.step = state.step.saturating_sub(length);
+        polled
     }
 }
 
@@ -279,6 +283,18 @@ mod tests {
             Poll::Ready(written)
         });
         assert!((MAX_WAITING - 1000..=MAX_WAITING).contains(&full.await));
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_is_read_before_an_error_of_a_flush_is_met() {
+        let (near, mut far) = tokio::io::duplex(100);
+        far.write_all(b"last words").await.unwrap();
+        let (mut io, flusher) = gather(near);
+        lock(&flusher.0).failed = Some(io::ErrorKind::BrokenPipe.into());
+        let mut words = [0; 10];
+        io.read_exact(&mut words).await.unwrap();
+        assert_eq!(&words, b"last words");
+        assert_eq!(io.read_u8().await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

@@ -129,10 +129,19 @@ impl Waypoint {
                     // Of the drain from here on, and not only once a busy worker gets to it.
                     let guard = drain.guard();
                     let (this, drain, worker) = (self.clone(), drain.clone(), self.workers.for_connection());
-                    let Ok(accepted) = accepted.detach() else { continue };
+                    let accepted = match accepted.detach() {
+                        Ok(accepted) => accepted,
+                        Err(error) => {
+                            not_served(&error);
+                            continue;
+                        }
+                    };
                     worker.spawn(|worker| async move {
                         let _held = (place, guard);
-                        let Ok(accepted) = accepted.attach() else { return };
+                        let accepted = match accepted.attach() {
+                            Ok(accepted) => accepted,
+                            Err(error) => return not_served(&error),
+                        };
                         tokio::select! {
                             () = this.tunnel(accepted, &worker, drain.clone()) => {}
                             () = drain.forced() => {}
@@ -186,6 +195,12 @@ impl Waypoint {
             }
         }
     }
+}
+
+/// A connection that the system does not let a worker have.
+fn not_served(error: &std::io::Error) {
+    tracing::error!(%error, "a connection could not be given to a worker");
+    handshake_failure(HandshakeFailure::Tls);
 }
 
 fn handshake_reason(error: &TlsError, peer: SocketAddr) -> HandshakeFailure {

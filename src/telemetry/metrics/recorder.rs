@@ -26,7 +26,7 @@ struct Registry {
 }
 
 // In the order of names and labels, so that the text is the same whatever came first.
-type Series<T> = BTreeMap<Key, Arc<T>>;
+type Series<T> = BTreeMap<Arc<Key>, Arc<T>>;
 
 #[derive(Debug, Default)]
 struct Count(AtomicU64);
@@ -127,7 +127,7 @@ impl Recorder {
     /// All metrics in Prometheus's text format (exposition format 0.0.4).
     pub(super) fn render(&self) -> String {
         let mut text = Text { out: String::new(), help: lock(&self.0.help).clone(), name: None };
-        // Copies: counting goes on while the text is made.
+        // Counting, and finding series, goes on while the text is made.
         for (key, count) in lock(&self.0.counters).clone() {
             text.family(&key, "counter");
             text.line(&key, "", None, count.0.load(Ordering::Relaxed));
@@ -157,7 +157,7 @@ fn series<T>(all: &Mutex<Series<T>>, key: &Key, new: impl FnOnce() -> T) -> Arc<
     if let Some(known) = all.get(key) {
         return known.clone();
     }
-    all.entry(key.clone()).or_insert_with(|| Arc::new(new())).clone()
+    all.entry(Arc::new(key.clone())).or_insert_with(|| Arc::new(new())).clone()
 }
 
 struct Text {
@@ -204,15 +204,17 @@ struct Escaped<'a> {
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.text.chars() {
-            match c {
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("\\n")?,
-                '"' if self.quote => f.write_str("\\\"")?,
-                c => f.write_char(c)?,
-            }
+        let mut rest = self.text;
+        while let Some(at) = rest.find(|c| matches!(c, '\\' | '\n') || (self.quote && c == '"')) {
+            f.write_str(&rest[..at])?;
+            f.write_str(match rest.as_bytes()[at] {
+                b'\\' => "\\\\",
+                b'\n' => "\\n",
+                _ => "\\\"",
+            })?;
+            rest = &rest[at + 1..];
         }
-        Ok(())
+        f.write_str(rest)
     }
 }
 

@@ -26,6 +26,10 @@ use verify::{PeerError, SpiffeServerVerifier};
 /// The one protocol spoken inside (RFC 9113 section 3.2).
 const ALPN_H2: &[u8] = b"h2";
 
+/// Encrypted bytes that may wait for the socket. Without a bound a peer that does not read could have
+/// us keep whatever it asks for; beyond it writes wait.
+const MAX_UNSENT: usize = 256 << 10;
+
 /// What [`accept`] yields.
 pub type ServerStream<IO> = server::TlsStream<ReadAhead<IO>>;
 /// What [`connect`] yields.
@@ -76,7 +80,7 @@ where
     let acceptor = TlsAcceptor::from(Arc::clone(cert.server_config()));
     let mut stream = acceptor.accept(ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
     let connection = stream.get_mut().1;
-    connection.set_buffer_limit(None);
+    connection.set_buffer_limit(Some(MAX_UNSENT));
     check_alpn(connection)?;
     let identity = peer_identities(connection).into_iter().next().ok_or(TlsError::NoIdentity)?;
     Ok((stream, identity))
@@ -101,7 +105,7 @@ where
     let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
     let mut stream = TlsConnector::from(Arc::new(config)).connect(nobody, ReadAhead::new(io)).await.map_err(TlsError::from_handshake)?;
     let connection = stream.get_mut().1;
-    connection.set_buffer_limit(None);
+    connection.set_buffer_limit(Some(MAX_UNSENT));
     check_alpn(connection)?;
     let identity = peer_identities(connection).into_iter().find(|id| expected.contains(id)).ok_or(TlsError::NoIdentity)?;
     Ok((stream, identity))

@@ -8,7 +8,11 @@ use rustls::{
     client::{ResolvesClientCert, Resumption},
     sign::CertifiedKey,
 };
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::Pin,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
@@ -287,4 +291,21 @@ fn a_certificate_tells_its_facts_and_keeps_its_key() {
     let more_roots = WorkloadCert::from_pem(chain.as_bytes(), key.as_bytes(), (pki.root_pem + &Pki::new().root_pem).as_bytes()).unwrap();
     assert_ne!(cert.fingerprint(), more_roots.fingerprint());
     assert!(!format!("{cert:#?}").to_lowercase().contains("key"));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_holds_the_writer_back() {
+    let pki = Pki::new();
+    let (client, server) = handshake(&pki.of(CLIENT), &pki.of(SERVER), &ids(&[SERVER])).await;
+    let (_silent, (stream, _)) = (client.unwrap(), server.unwrap());
+    let (mut io, flusher) = crate::transport::gather(stream);
+    let mut written = 0;
+    while written < 4 << 20 {
+        let write = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, &[0; 8 << 10])));
+        match flusher.drive(write).await {
+            Poll::Ready(length) => written += length.unwrap(),
+            Poll::Pending => break,
+        }
+    }
+    assert!((64 << 10..1 << 20).contains(&written), "{written} bytes were taken");
 }
