@@ -7,12 +7,12 @@ use super::{
     gate::always_ready,
     respond::is_grpc,
     sanitize::{REQUEST_ID, remove_forged_trailers},
+    series::{KnownSeries, Seen},
     stage::{Context as RequestContext, Inbound, Outcome, Reply},
 };
 use crate::{
-    model::{Identity, Name, Workload},
-    state::{Destination, DestinationKind, Hop, UpstreamEndpoint},
-    telemetry::{AccessLog, HttpRecord, Reporter, RequestLabels, RequestMetrics, ResponseFlag, SecurityPolicy, WorkloadLabels},
+    state::Hop,
+    telemetry::{AccessLog, HttpRecord, ResponseFlag},
 };
 use bytes::Bytes;
 use http::{
@@ -22,14 +22,12 @@ use http::{
 use http_body::{Body as _, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fmt,
     future::Future,
-    hash::{Hash, Hasher},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -52,97 +50,13 @@ struct Shared {
     log: AccessLog,
     // Time without a byte of the request body, while there is no answer yet.
     body_idle: Duration,
-    metrics: RwLock<HashMap<MetricsKey, RequestMetrics>>,
+    series: KnownSeries,
 }
-
-/// What tells one series from another.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct MetricsKey {
-    peer: Identity,
-    source: Option<Version>,
-    service: Option<(Name, Name)>,
-    endpoint: Option<Version>,
-    status: StatusCode,
-    flag: ResponseFlag,
-    grpc: Option<Option<u16>>,
-}
-
-/// One version of a workload: another one may have other labels under the same name. Compared by
-/// address, which a weak pointer keeps from being used again.
-#[derive(Debug, Clone)]
-struct Version(Weak<Workload>);
-
-impl Version {
-    fn of(workload: &Arc<Workload>) -> Self {
-        Self(Arc::downgrade(workload))
-    }
-}
-
-impl PartialEq for Version {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ptr_eq(&other.0)
-    }
-}
-
-impl Eq for Version {}
-
-impl Hash for Version {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.as_ptr().hash(state);
-    }
-}
-
-/// The series that a client's connection has counted into last: most of its requests are of one
-/// series, and finding that by its names costs more than all the counting.
-#[derive(Debug, Default)]
-pub struct RecentSeries(Mutex<Vec<(RecentKey, RequestMetrics)>>);
-
-/// What tells the series of one connection apart. The pointers are compared only; being weak, they
-/// keep no old snapshot alive, and no new one can be at their address.
-#[derive(Debug)]
-struct RecentKey {
-    destination: Weak<Destination>,
-    endpoint: Option<Weak<UpstreamEndpoint>>,
-    status: Option<StatusCode>,
-    flag: ResponseFlag,
-    grpc: Option<Option<u16>>,
-}
-
-/// Series remembered for each connection.
-const MAX_RECENT: usize = 4;
-
-impl RecentSeries {
-    fn lock(&self) -> MutexGuard<'_, Vec<(RecentKey, RequestMetrics)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl RecentKey {
-    fn of(exchange: &Exchange) -> Self {
-        Self {
-            destination: Arc::downgrade(&exchange.context.destination),
-            endpoint: exchange.outcome.endpoint.as_ref().map(Arc::downgrade),
-            status: exchange.record.status,
-            flag: exchange.record.flag,
-            grpc: exchange.grpc(),
-        }
-    }
-
-    fn is_of(&self, exchange: &Exchange) -> bool {
-        let endpoint = exchange.outcome.endpoint.as_ref().map(Arc::as_ptr);
-        self.destination.as_ptr() == Arc::as_ptr(&exchange.context.destination)
-            && self.endpoint.as_ref().map(Weak::as_ptr) == endpoint
-            && (self.status, self.flag, self.grpc) == (exchange.record.status, exchange.record.flag, exchange.grpc())
-    }
-}
-
-/// More series than any waypoint should have; beyond it handles are resolved anew.
-const MAX_SERIES_KEPT: usize = 10_000;
 
 impl<S> Record<S> {
     /// Records into `log`; refuses request bodies that are idle for `body_idle`.
     pub fn new(inner: S, log: AccessLog, body_idle: Duration) -> Self {
-        Self { inner, shared: Arc::new(Shared { log, body_idle, metrics: RwLock::default() }) }
+        Self { inner, shared: Arc::new(Shared { log, body_idle, series: KnownSeries::default() }) }
     }
 }
 
@@ -253,67 +167,15 @@ impl Exchange {
     }
 
     fn count(&self, duration: Duration, received: u64) {
-        let mut series = self.context.tunnel.series.lock();
-        if let Some((_, metrics)) = series.iter().find(|(key, _)| key.is_of(self)) {
-            return metrics.record(duration, received, self.record.bytes_sent);
-        }
-        let metrics = self.series();
+        let seen = Seen {
+            context: &self.context,
+            endpoint: self.outcome.endpoint.as_ref(),
+            status: self.record.status,
+            flag: self.record.flag,
+            grpc: self.is_grpc.then_some(self.record.grpc_status),
+        };
+        let metrics = self.context.tunnel.series.of(&seen, &self.shared.series);
         metrics.record(duration, received, self.record.bytes_sent);
-        series.truncate(MAX_RECENT - 1);
-        series.insert(0, (RecentKey::of(self), metrics));
-    }
-
-    /// The gRPC status, if it is gRPC.
-    fn grpc(&self) -> Option<Option<u16>> {
-        self.is_grpc.then_some(self.record.grpc_status)
-    }
-
-    /// The handles of this request's series.
-    fn series(&self) -> RequestMetrics {
-        let endpoint = self.outcome.endpoint.as_ref().and_then(|e| e.workload.as_ref());
-        let service = match &self.context.destination.kind {
-            DestinationKind::Service(key) => Some((key.namespace.clone(), key.hostname.name())),
-            DestinationKind::Workload(_) => None,
-        };
-        let key = MetricsKey {
-            peer: self.context.tunnel.peer.clone(),
-            source: self.context.tunnel.source.as_ref().map(Version::of),
-            service,
-            endpoint: endpoint.map(Version::of),
-            status: self.record.status.unwrap_or_default(),
-            flag: self.record.flag,
-            grpc: self.grpc(),
-        };
-        if let Some(metrics) = self.shared.metrics.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return metrics.clone();
-        }
-        let metrics = self.resolve(&key, endpoint);
-        let mut kept = self.shared.metrics.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_SERIES_KEPT {
-            kept.clear();
-        }
-        kept.insert(key, metrics.clone());
-        metrics
-    }
-
-    fn resolve(&self, key: &MetricsKey, endpoint: Option<&Arc<Workload>>) -> RequestMetrics {
-        let mut source = self.context.tunnel.source.as_ref().map(|w| WorkloadLabels::of(w)).unwrap_or_default();
-        source.principal = key.peer.as_str();
-        source.namespace = key.peer.namespace();
-        let (namespace, host) = key.service.as_ref().map_or(("", ""), |(namespace, host)| (&**namespace, &**host));
-        RequestMetrics::resolve(&RequestLabels {
-            reporter: Reporter::Waypoint,
-            source,
-            destination: endpoint.map(|w| WorkloadLabels::of(w)).unwrap_or_default(),
-            service: host,
-            service_name: host.split('.').next().unwrap_or_default(),
-            service_namespace: namespace,
-            is_grpc: self.is_grpc,
-            response_code: self.record.status.map_or(0, |s| s.as_u16()),
-            grpc_status: self.record.grpc_status,
-            flag: self.record.flag,
-            security: SecurityPolicy::MutualTls,
-        })
     }
 
     fn finish(&mut self) -> Option<HttpRecord> {

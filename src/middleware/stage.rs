@@ -7,7 +7,7 @@
 //! Response <- Reply { response, outcome } <-------------------+
 //! ```
 
-use super::{Body, Error, record::RecentSeries};
+use super::{Body, Error, series::RecentSeries};
 use crate::{
     authz::PolicyRule,
     model::{Identity, PathPattern, Workload},
