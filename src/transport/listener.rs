@@ -19,6 +19,8 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// Accept connections to addresses that are not ours (IP_TRANSPARENT, needs CAP_NET_ADMIN).
     pub transparent: bool,
+    /// SO_MARK of the listener and, by inheritance, of what it accepts (CAP_NET_ADMIN).
+    pub mark: Option<u32>,
 }
 
 /// A connection that has come in.
@@ -75,6 +77,9 @@ pub fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<TcpListener>
     if options.transparent {
         // The IPv4 option suffices for both families on listening sockets.
         socket.set_ip_transparent_v4(true)?;
+    }
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;

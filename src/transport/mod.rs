@@ -44,14 +44,18 @@ pub mod copy;
 pub mod cut;
 pub mod gather;
 pub mod listener;
+pub mod netns;
 pub mod rewind;
 pub mod socket;
+pub mod sockets;
 pub mod tls;
 
 pub use ahead::ReadAhead;
 pub use cut::Cuttable;
 pub use gather::{Flusher, Gathered, gather};
 pub use listener::Accepted;
+pub use netns::Netns;
 pub use rewind::Rewind;
 pub use socket::OriginalDst;
+pub use sockets::Sockets;
 pub use tls::{CertError, CertFuture, CertSource, TlsError, WorkloadCert};

@@ -8,10 +8,45 @@ use std::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Idle time before the first probe, and the time between probes: Istio's defaults.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(180);
-/// Probes without an answer until the connection is given up.
-const KEEPALIVE_RETRIES: u32 = 9;
+/// How the kernel finds out that an idle peer is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Whether it asks at all.
+    pub enabled: bool,
+    /// Idle time before the first probe.
+    pub time: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Probes without an answer until the connection is given up.
+    pub retries: u32,
+    /// Sent bytes that stay unacknowledged for as long as all probes would take also end the
+    /// connection (TCP_USER_TIMEOUT).
+    pub user_timeout: bool,
+}
+
+impl Default for Keepalive {
+    /// Istio's defaults.
+    fn default() -> Self {
+        let time = Duration::from_secs(180);
+        Self { enabled: true, time, interval: time, retries: 9, user_timeout: false }
+    }
+}
+
+impl Keepalive {
+    /// Sets it on a socket.
+    ///
+    /// # Errors
+    /// When the socket refuses an option.
+    pub fn set(&self, socket: SockRef<'_>) -> io::Result<()> {
+        if self.enabled {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.time).with_interval(self.interval).with_retries(self.retries))?;
+        }
+        if self.user_timeout {
+            socket.set_tcp_user_timeout(Some(self.time + self.interval * self.retries))?;
+        }
+        Ok(())
+    }
+}
 
 /// Where the client meant to go before its connection was redirected to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,12 +64,14 @@ pub struct ConnectOptions {
     pub source: Option<IpAddr>,
     /// Which of our own addresses to speak from; the routing table decides when absent.
     pub local: Option<IpAddr>,
+    /// Keepalive.
+    pub keepalive: Keepalive,
 }
 
 impl ConnectOptions {
     /// No mark, our own address.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, mark: None, source: None, local: None }
+        Self { timeout, mark: None, source: None, local: None, keepalive: Keepalive::default() }
     }
 }
 
@@ -51,14 +88,6 @@ pub fn original_dst(stream: &TcpStream) -> io::Result<OriginalDst> {
         None => stream.local_addr()?,
     };
     Ok(OriginalDst(canonical(addr)))
-}
-
-/// Turns keepalive on: 180 s idle, 180 s between probes, 9 probes.
-///
-/// # Errors
-/// When the socket refuses the option.
-pub fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
-    keepalive(SockRef::from(stream))
 }
 
 /// Makes the close of a connection a reset: the peer learns that it was broken off, and cannot take
@@ -82,11 +111,16 @@ pub async fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<TcpStrea
 /// # Errors
 /// As [`connect`], and when the mark is not permitted.
 pub async fn connect_with(addr: SocketAddr, options: ConnectOptions) -> io::Result<TcpStream> {
+    finish(prepare(addr, options)?, addr, options.timeout).await
+}
+
+/// The socket of [`connect_with`], made in the namespace that the thread is in now.
+pub(super) fn prepare(addr: SocketAddr, options: ConnectOptions) -> io::Result<Socket> {
     let addr = canonical(addr);
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    keepalive(SockRef::from(&socket))?;
+    options.keepalive.set(SockRef::from(&socket))?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
@@ -99,8 +133,13 @@ pub async fn connect_with(addr: SocketAddr, options: ConnectOptions) -> io::Resu
     {
         tracing::warn!(%source, destination = %addr, %error, "the client's address cannot be kept");
     }
-    let connecting = TcpSocket::from_std_stream(socket.into()).connect(addr);
-    match tokio::time::timeout(options.timeout, connecting).await {
+    Ok(socket)
+}
+
+/// Connects a socket that is prepared; it stays in the namespace where it was made.
+pub(super) async fn finish(socket: Socket, addr: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let connecting = TcpSocket::from_std_stream(socket.into()).connect(canonical(addr));
+    match tokio::time::timeout(timeout, connecting).await {
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connect timed out")),
     }
@@ -113,11 +152,6 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
         // Left alone: it may carry a scope.
         IpAddr::V6(_) => addr,
     }
-}
-
-fn keepalive(socket: SockRef<'_>) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_TIME).with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn borrow_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
@@ -149,8 +183,8 @@ mod tests {
         assert!(client.nodelay().unwrap());
         let socket = SockRef::from(&client);
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(180));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
         assert!(SockRef::from(&accepted.stream).keepalive().is_ok_and(|on| !on), "only on request");
     }
 

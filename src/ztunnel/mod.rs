@@ -29,7 +29,7 @@ use crate::{
     telemetry::AccessLog,
     transport::{
         Accepted, CertSource, listener,
-        socket::{self, canonical},
+        socket::{Keepalive, canonical},
     },
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -214,7 +214,7 @@ async fn upkeep(shared: Arc<Shared>) {
 
 /// Has the kernel find out that an idle peer is gone. Without it the connection only lives longer.
 fn keep_alive(stream: &TcpStream) {
-    if let Err(error) = socket::set_keepalive(stream) {
+    if let Err(error) = Keepalive::default().set(stream.into()) {
         tracing::debug!(%error, "no keepalive");
     }
 }
