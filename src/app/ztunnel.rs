@@ -5,7 +5,7 @@ use crate::{
     control::manifest,
     model::{Identity, Name, Resource, ResourceName, Workload},
     settings::{ProcessArgs, ZtunnelCommand, ZtunnelListeners},
-    state::{Change, NodeCompiler},
+    state::{Change, NodeCompiler, Own},
     telemetry::{self, AccessLog, log::LogHandle},
     ztunnel::{Config, Listeners, Local, Ztunnel},
 };
@@ -69,7 +69,8 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
     let identity = process.certs.identity().clone();
     let source = MeshSource::open(options.manifests)?;
     let uid = served(&source, options.workload.as_ref(), &identity)?;
-    let mesh = source.follow(NodeCompiler::new(vec![uid.clone()], &root_namespace), &process.drain(), process.readiness());
+    let mesh =
+        source.follow(NodeCompiler::new(Own::Workloads([uid.clone()].into()), &root_namespace), &process.drain(), process.readiness());
     let addresses = &options.listeners;
     let listeners = Listeners {
         inbound: process.listen("hbone", addresses.hbone_address)?,
