@@ -1,19 +1,20 @@
 //! From the workload to the mesh: the next hop, a connection to it, a copy.
 
 use super::{
-    Shared,
     connection::{self, About, Connection, Party},
     relay::relay,
     resolve::{self, NextHop, Resolved, Source, Unresolved},
+    shared::Shared,
 };
 use crate::{
     hbone::{Baggage, ConnectError, ConnectHeaders, PoolKey, TunnelError, TunnelIo},
     model::Workload,
+    runtime::Place,
     state::{InFlight, UpstreamEndpoint},
     telemetry::{Direction as Reported, ResponseFlag, counters},
     transport::{
         Accepted,
-        socket::{self, OriginalDst},
+        socket::{self, ConnectOptions, OriginalDst},
     },
 };
 use http::StatusCode;
@@ -133,13 +134,13 @@ impl Opened {
 }
 
 /// Serves one captured connection (15001).
-pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let OriginalDst(dst) = match socket::original_dst(&stream) {
         Ok(dst) => dst,
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
-    super::keep_alive(&stream);
-    match shared.unless_forced(open(&shared, peer, dst)).await {
+    shared.keep_alive(&stream);
+    match shared.unless_forced(open(&shared, &place, peer, dst)).await {
         Some(Ok(opened)) => opened.relay(&shared, stream).await,
         // The application's handshake was completed by the kernel: a reset is the best that can be said.
         Some(Err(_)) | None => socket::reset_on_close(&stream),
@@ -148,7 +149,7 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
 
 /// Opens a connection for the workload to `dst`, to another endpoint when one fails. Failures have
 /// been reported.
-pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr) -> Result<Opened, OpenError> {
+pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: SocketAddr) -> Result<Opened, OpenError> {
     let started = Instant::now();
     let refuse = |error: OpenError| {
         if matches!(error, OpenError::Loop) {
@@ -168,9 +169,9 @@ pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr)
             Err(_) => break,
         };
         let in_flight = resolved.next.endpoint().map(|e| e.start());
-        match dial(shared, &local.workload, app, &resolved).await {
+        match dial(shared, place, &local.workload, app, &resolved).await {
             Ok(io) => {
-                let connection = Connection::open(shared, &about(shared, &local.workload, app, &resolved), started);
+                let connection = Connection::open(shared, &about(&local.workload, app, &resolved), started);
                 return Ok(Opened { io, connection, in_flight });
             }
             Err(error) => {
@@ -185,24 +186,25 @@ pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr)
         }
     }
     let (resolved, error) = failed.expect("the loop is left without a failure only by returning");
-    let connection = Connection::open(shared, &about(shared, &local.workload, app, &resolved), started);
+    let connection = Connection::open(shared, &about(&local.workload, app, &resolved), started);
     connection.end(error.flag(), Some(error.to_string().into()));
     Err(error)
 }
 
-async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
+async fn dial(shared: &Shared, place: &Place, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
     counters().upstream_connects.increment(1);
     let connected = match &resolved.next {
         NextHop::Gateway { .. } => Err(OpenError::Unresolved(Unresolved::NoGateway)),
         NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
-            let key = PoolKey { source: shared.local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
+            let key = PoolKey { source: local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
             let service = resolved.service.as_ref().map(|s| s.key.hostname.name());
             let headers = ConnectHeaders { baggage: Baggage::of(local), source: Some(app), service };
-            let opened = shared.pool.connect(&key, &tunnel.authority.to_string(), &headers).await;
+            let opened = shared.pool(place).connect(&key, &tunnel.authority.to_string(), &headers).await;
             opened.map(|(io, _)| Either::Left(io)).map_err(OpenError::from)
         }
         NextHop::Plain { .. } | NextHop::Passthrough { .. } => {
-            let connected = socket::connect(resolved.next.address(), shared.config.connect_timeout).await;
+            let options = ConnectOptions::new(shared.config.connect_timeout);
+            let connected = shared.sockets.connect(resolved.next.address(), options).await;
             connected.map(Either::Right).map_err(OpenError::Connect)
         }
     };
@@ -212,11 +214,11 @@ async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Res
     connected
 }
 
-fn about<'a>(shared: &'a Shared, local: &'a Workload, app: SocketAddr, resolved: &'a Resolved) -> About<'a> {
+fn about<'a>(local: &'a Workload, app: SocketAddr, resolved: &'a Resolved) -> About<'a> {
     let tunnel = resolved.next.tunnel();
     About {
         direction: Reported::Outbound,
-        source: Party { addr: app, workload: Some(local), baggage: None, identity: tunnel.map(|_| &shared.local.identity) },
+        source: Party { addr: app, workload: Some(local), baggage: None, identity: tunnel.map(|_| &local.identity) },
         destination: Party {
             addr: resolved.next.address(),
             workload: resolved.next.endpoint().and_then(|e| e.workload.as_deref()),
