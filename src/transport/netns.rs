@@ -1,6 +1,7 @@
 //! Network namespaces: where a pod's sockets are made.
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Socket, Type};
 use std::{
     cell::OnceCell,
     fmt, fs, io,
@@ -9,6 +10,9 @@ use std::{
 
 /// The namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";
+
+/// The magic number of the file system that namespaces live in (`linux/magic.h`).
+const NSFS: rustix::fs::FsWord = 0x6e73_6673;
 
 thread_local! {
     /// Where this thread belongs. A thread enters other namespaces only inside of [`Netns::run`].
@@ -51,6 +55,12 @@ impl Netns {
         self.id
     }
 
+    /// Whether it is a namespace at all, of whatever kind. The kernel tells the kinds apart when one
+    /// is entered.
+    pub fn is_namespace(&self) -> bool {
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|fs| fs.f_type == NSFS)
+    }
+
     /// Runs `work` inside of the namespace, on this thread; sockets that it makes stay there. It must
     /// not block: nothing else runs on the thread meanwhile.
     ///
@@ -71,6 +81,39 @@ impl Netns {
             Ok(work())
         })
     }
+}
+
+/// Why sockets cannot be made in the namespaces of pods.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsUnusable {
+    /// A namespace cannot be entered.
+    #[error("cannot enter a network namespace: {error}{}", missing(.error, "SYS_ADMIN"))]
+    Enter {
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// A socket cannot be made or marked there.
+    #[error("cannot set SO_MARK on a socket: {error}{}", missing(.error, "NET_ADMIN"))]
+    Mark {
+        /// What the kernel says.
+        error: io::Error,
+    },
+}
+
+/// Tries, in the thread's own namespace, what has to be done for each pod: so that a process without
+/// the capabilities for it fails when it starts, and not with the first pod.
+///
+/// # Errors
+/// When it cannot be done; the error names the capability that is missing.
+pub fn self_test(mark: u32) -> Result<(), NetnsUnusable> {
+    let marked = || Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark);
+    let own = Netns::current().map_err(|error| NetnsUnusable::Enter { error })?;
+    let made = own.run(marked).map_err(|error| NetnsUnusable::Enter { error })?;
+    made.map_err(|error| NetnsUnusable::Mark { error })
+}
+
+fn missing(error: &io::Error, capability: &str) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied { format!(" (the capability {capability} is missing)") } else { String::new() }
 }
 
 /// Brings the thread home, also when what it did there has panicked.
