@@ -11,6 +11,7 @@ mod names;
 mod outbound;
 mod own;
 mod plaintext;
+mod pods;
 mod relay;
 mod resolve;
 mod socks5;
@@ -19,6 +20,9 @@ mod tests;
 mod tracker;
 
 pub use own::OwnPorts;
+pub use pods::{
+    Connections, Enrolment, InboundConnection, OutboundConnection, PodState, PodStates, PodsConfig, ProxyState, RunningProxy, StartProxy,
+};
 pub use resolve::{NextHop, Resolved, Source, Tunnel, Unresolved, next_hop};
 
 use crate::{
