@@ -12,6 +12,7 @@ mod node;
 mod outbound;
 mod own;
 mod plaintext;
+mod pods;
 mod relay;
 mod resolve;
 mod shared;
@@ -22,6 +23,9 @@ mod tracker;
 
 pub use node::{Node, NodeConfig, PodProxy, SourcePreservation};
 pub use own::OwnPorts;
+pub use pods::{
+    Connections, Enrolment, InboundConnection, OutboundConnection, PodState, PodStates, PodsConfig, ProxyState, RunningProxy, StartProxy,
+};
 pub use resolve::{NextHop, Resolved, Source, Tunnel, Unresolved, next_hop};
 
 use crate::{
