@@ -9,7 +9,7 @@ use crate::{
     runtime::DrainWatch,
     telemetry,
     transport::{
-        CertError, CertFuture, CertSource, WorkloadCert,
+        CertError, CertFuture, CertSource, ReplacedFuture, WorkloadCert,
         tls::{CertPart, Fingerprint},
     },
 };
@@ -198,6 +198,14 @@ impl CertSource for FileCertSource {
     fn fetch<'a>(&'a self, identity: &'a Identity) -> CertFuture<'a> {
         let cert = Arc::clone(&self.current.borrow());
         Box::pin(ready(check(&cert, identity).map(|()| cert)))
+    }
+
+    fn replaced<'a>(&'a self, cert: &'a Arc<WorkloadCert>) -> ReplacedFuture<'a> {
+        let mut current = self.subscribe();
+        Box::pin(async move {
+            // The sender is ours: it cannot be gone.
+            let _ = current.wait_for(|current| !Arc::ptr_eq(current, cert)).await;
+        })
     }
 }
 

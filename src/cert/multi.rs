@@ -8,12 +8,12 @@ use super::{
 use crate::{
     model::Identity,
     runtime::DrainWatch,
-    transport::{CertError, CertFuture, CertSource, WorkloadCert},
+    transport::{CertError, CertFuture, CertSource, ReplacedFuture, WorkloadCert},
 };
 use std::{
     collections::BTreeMap,
     fs,
-    future::ready,
+    future::{pending, ready},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -83,6 +83,13 @@ impl CertSource for MultiCertSource {
         match self.sources.get(identity) {
             Some(source) => source.fetch(identity),
             None => Box::pin(ready(Err(CertError::Unknown(identity.clone())))),
+        }
+    }
+
+    fn replaced<'a>(&'a self, cert: &'a Arc<WorkloadCert>) -> ReplacedFuture<'a> {
+        match self.sources.get(cert.identity()) {
+            Some(source) => source.replaced(cert),
+            None => Box::pin(pending()),
         }
     }
 }
