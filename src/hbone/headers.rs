@@ -8,6 +8,7 @@ use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
 /// What baggage says of a workload; empty fields are unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub struct Baggage {
 }
 
 impl Baggage {
-    /// The header value for a workload: fixed order, empty fields omitted, no spaces.
+    /// The header value for a workload: fixed order, empty fields omitted, no spaces. `None` when
+    /// there is nothing to say, or it cannot be said in a header.
     pub fn of(workload: &Workload) -> Option<HeaderValue> {
         let mut text = String::new();
         let kind = format!("k8s.{}.name", workload.workload_type.as_str());
@@ -41,7 +43,7 @@ impl Baggage {
                 let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { "," });
             }
         }
-        HeaderValue::from_str(&text).ok()
+        (!text.is_empty()).then(|| HeaderValue::from_str(&text).ok())?
     }
 
     /// Reads all `baggage` lines; unknown keys are ignored, a line that is not ASCII voids all.
@@ -93,10 +95,13 @@ pub struct ConnectHeaders {
     pub source: Option<SocketAddr>,
     /// The host name of the service that the application addressed.
     pub service: Option<Arc<str>>,
+    /// Our network, for a peer in another one. A gateway on the way there is not told.
+    pub network: Option<Arc<str>>,
 }
 
 impl ConnectHeaders {
-    /// Writes `baggage`, `forwarded` and a fresh `traceparent`.
+    /// Writes `baggage`, `forwarded`, a fresh `traceparent` and `x-forwarded-network`, as far as
+    /// they are known.
     pub fn write(&self, headers: &mut HeaderMap) {
         if let Some(baggage) = &self.baggage {
             headers.insert(BAGGAGE, baggage.clone());
@@ -113,6 +118,9 @@ impl ConnectHeaders {
         let trace = format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..));
         if let Ok(value) = HeaderValue::try_from(trace) {
             headers.insert(TRACEPARENT, value);
+        }
+        if let Some(Ok(network)) = self.network.as_deref().map(HeaderValue::from_str) {
+            headers.insert(NETWORK, network);
         }
     }
 }
@@ -157,7 +165,7 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         let source = "127.0.0.1:51082".parse().unwrap();
-        ConnectHeaders { baggage: None, source: Some(source), service: Some("a.b".into()) }.write(&mut headers);
+        ConnectHeaders { source: Some(source), service: Some("a.b".into()), ..ConnectHeaders::default() }.write(&mut headers);
         assert_eq!(headers[FORWARDED], "for=\"127.0.0.1:51082\";host=a.b");
         assert_eq!(headers[TRACEPARENT].len(), 55);
     }

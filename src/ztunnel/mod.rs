@@ -28,7 +28,7 @@ use crate::{
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
     telemetry::AccessLog,
     transport::{
-        Accepted, CertSource, listener,
+        Accepted, CertSource, Sockets, listener,
         socket::{Keepalive, canonical},
     },
 };
@@ -135,7 +135,7 @@ impl Ztunnel {
     /// A ztunnel for `local`. The compiler behind `mesh` must know the uid as one of its own:
     /// policies are compiled for no other.
     pub fn new(config: Config, local: Local, certs: Arc<dyn CertSource>, mesh: SnapshotHandle<NodeSnapshot>, log: AccessLog) -> Self {
-        let pool = hbone::Pool::new(config.hbone.clone(), certs.clone());
+        let pool = hbone::Pool::new(config.hbone.clone(), certs.clone(), Sockets::default());
         Self { config, local, certs, mesh, log, pool }
     }
 

@@ -185,11 +185,11 @@ async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Res
     counters().upstream_connects.increment(1);
     let connected = match &resolved.next {
         NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
-            let key = PoolKey { source: shared.local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
+            let key = PoolKey::direct(shared.local.identity.clone(), tunnel.destinations.clone(), tunnel.address);
             let service = resolved.service.as_ref().map(|s| s.key.hostname.name());
-            let headers = ConnectHeaders { baggage: Baggage::of(local), source: Some(app), service };
+            let headers = ConnectHeaders { baggage: Baggage::of(local), source: Some(app), service, network: None };
             let opened = shared.pool.connect(&key, &tunnel.authority.to_string(), &headers).await;
-            opened.map(|(io, _)| Either::Left(io)).map_err(OpenError::from)
+            opened.map(|opened| Either::Left(opened.io)).map_err(OpenError::from)
         }
         NextHop::Plain { .. } | NextHop::Passthrough { .. } => {
             let connected = socket::connect(resolved.next.address(), shared.config.connect_timeout).await;
