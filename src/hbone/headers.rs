@@ -28,16 +28,30 @@ impl Baggage {
     /// The header value for a workload: fixed order, empty fields omitted, no spaces. `None` when
     /// there is nothing to say, or it cannot be said in a header.
     pub fn of(workload: &Workload) -> Option<HeaderValue> {
+        let baggage = Self {
+            cluster: workload.cluster.clone(),
+            namespace: workload.namespace.clone(),
+            workload: workload.workload_name.clone(),
+            workload_type: workload.workload_type.as_str().into(),
+            service_name: workload.canonical_name.clone(),
+            revision: workload.canonical_revision.clone(),
+            region: workload.locality.region.clone(),
+            zone: workload.locality.zone.clone(),
+        };
+        baggage.value()
+    }
+
+    fn value(&self) -> Option<HeaderValue> {
         let mut text = String::new();
-        let kind = format!("k8s.{}.name", workload.workload_type.as_str());
+        let kind = format!("k8s.{}.name", self.workload_type);
         for (key, value) in [
-            ("k8s.cluster.name", &workload.cluster),
-            ("k8s.namespace.name", &workload.namespace),
-            (kind.as_str(), &workload.workload_name),
-            ("service.name", &workload.canonical_name),
-            ("service.version", &workload.canonical_revision),
-            ("cloud.region", &workload.locality.region),
-            ("cloud.availability_zone", &workload.locality.zone),
+            ("k8s.cluster.name", &self.cluster),
+            ("k8s.namespace.name", &self.namespace),
+            (kind.as_str(), &self.workload),
+            ("service.name", &self.service_name),
+            ("service.version", &self.revision),
+            ("cloud.region", &self.region),
+            ("cloud.availability_zone", &self.zone),
         ] {
             if !value.is_empty() {
                 let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { "," });
@@ -149,6 +163,31 @@ mod tests {
         assert_eq!((&*b.service_name, &*b.revision, &*b.region, &*b.zone), ("client", "v1", "r1", "z1"));
         headers.append(BAGGAGE, HeaderValue::from_bytes(b"service.name=\xff").unwrap());
         assert_eq!(Baggage::read(&headers), Baggage::default(), "a line that is not ASCII voids all of it");
+    }
+
+    #[test]
+    fn baggage_is_written_in_order_and_without_what_is_unknown() {
+        let full = Baggage {
+            cluster: "Kubernetes".into(),
+            namespace: "demo".into(),
+            workload: "client".into(),
+            workload_type: "deployment".into(),
+            service_name: "client".into(),
+            revision: "v1".into(),
+            region: "r1".into(),
+            zone: "z1".into(),
+        };
+        let text = "k8s.cluster.name=Kubernetes,k8s.namespace.name=demo,k8s.deployment.name=client,service.name=client,\
+                    service.version=v1,cloud.region=r1,cloud.availability_zone=z1";
+        let part = Baggage { cluster: "".into(), workload: "".into(), region: "".into(), ..full.clone() };
+        for (baggage, expected) in [
+            (full, Some(text)),
+            (part, Some("k8s.namespace.name=demo,service.name=client,service.version=v1,cloud.availability_zone=z1")),
+            (Baggage { workload_type: "pod".into(), ..Baggage::default() }, None),
+            (Baggage { zone: "a\nb".into(), ..Baggage::default() }, None),
+        ] {
+            assert_eq!(baggage.value().as_ref().map(|value| value.to_str().unwrap()), expected);
+        }
     }
 
     #[test]
