@@ -120,6 +120,11 @@ impl FileCertSource {
         self.current.subscribe()
     }
 
+    /// The certificate in use.
+    pub(super) fn current(&self) -> Arc<WorkloadCert> {
+        Arc::clone(&self.current.borrow())
+    }
+
     /// Looks at the files once. Blocking.
     ///
     /// # Errors
@@ -161,6 +166,22 @@ impl FileCertSource {
             }
             let this = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || this.reload()).await {
+                Ok(result) => self.report(result, &mut reported),
+                // The runtime is going down.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Looks at the files each `interval` until they hold another certificate than `known`. Unusable
+    /// files are reported once. Cancel safe.
+    pub(super) async fn next(self: Arc<Self>, known: Fingerprint, interval: Duration) {
+        let mut reported = String::new();
+        while self.fingerprint() == known {
+            tokio::time::sleep(interval).await;
+            let this = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || this.reload()).await {
+                Ok(Ok(Reload::Replaced)) => {}
                 Ok(result) => self.report(result, &mut reported),
                 // The runtime is going down.
                 Err(_) => return,
