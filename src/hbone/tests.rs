@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     model::Identity,
     runtime::{DrainTrigger, drain},
-    transport::{CertFuture, CertSource, Sockets, WorkloadCert, tls},
+    transport::{CertError, CertFuture, CertSource, Sockets, WorkloadCert, tls},
 };
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -91,13 +91,21 @@ const ECHO: &str = "echo.example:1";
 /// What the peer says of itself.
 const BAGGAGE: &str = "service.name=echo";
 
+/// A CONNECT as a peer saw it.
+#[derive(Debug, Clone)]
+struct Seen {
+    client: Identity,
+    authority: String,
+    headers: HeaderMap,
+}
+
 /// A peer that accepts tunnels and echoes.
 struct Peer {
     address: SocketAddr,
     tunnels: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
-    // The headers of each CONNECT, oldest first.
-    seen: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+    // Oldest first.
+    seen: Arc<Mutex<Vec<Seen>>>,
     // One for each tunnel, oldest first.
     drains: Arc<Mutex<Vec<DrainTrigger>>>,
     handshakes: Arc<Semaphore>,
@@ -111,7 +119,7 @@ impl Peer {
         let (tunnels, ended): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
         let drains: Arc<Mutex<Vec<DrainTrigger>>> = Arc::default();
         let handshakes = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        let seen: Arc<Mutex<Vec<(String, HeaderMap)>>> = Arc::default();
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let heard = seen.clone();
         let mut task = JoinSet::new();
         let (count, ends, triggers, gate) = (tunnels.clone(), ended.clone(), drains.clone(), handshakes.clone());
@@ -124,10 +132,11 @@ impl Peer {
                 triggers.lock().unwrap().push(trigger);
                 serving.spawn(async move {
                     gate.acquire().await.unwrap().forget();
-                    let Ok((io, _)) = tls::accept(io, &cert).await else { return };
+                    let Ok((io, client)) = tls::accept(io, &cert).await else { return };
                     let mut streams = JoinSet::new();
                     let on_connect = |connect: Connect| {
-                        heard.lock().unwrap().push((connect.authority().to_owned(), connect.headers().clone()));
+                        let (authority, headers) = (connect.authority().to_owned(), connect.headers().clone());
+                        heard.lock().unwrap().push(Seen { client: client.clone(), authority, headers });
                         streams.spawn(answer(connect));
                     };
                     let _ = serve(io, &config, watch, pending(), on_connect).await;
@@ -241,6 +250,56 @@ async fn a_tunnel_is_used_again_by_the_same_key_and_by_no_other() {
         let _io = soon("CONNECT", world.pool.connect(key, ECHO, &ConnectHeaders::default())).await.unwrap();
         assert_eq!(world.peer.tunnels(), opened + 2, "{key:?}");
     }
+}
+
+/// A certificate for each identity.
+#[derive(Debug)]
+struct Each(Vec<Arc<WorkloadCert>>);
+
+impl CertSource for Each {
+    fn fetch<'a>(&'a self, identity: &'a Identity) -> CertFuture<'a> {
+        let cert = self.0.iter().find(|cert| cert.identity() == identity).cloned();
+        Box::pin(std::future::ready(cert.ok_or_else(|| CertError::Unknown(identity.clone()))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_sources_and_peers_at_once_never_share_a_tunnel() {
+    const SOURCES: usize = 6;
+    const STREAMS: usize = 20;
+    let ca = Ca::new();
+    let names: Vec<_> = (0..SOURCES).map(|n| format!("client-{n}")).collect();
+    let certs = Each(names.iter().map(|name| issue(&ca, name)).collect());
+    let pool = Pool::new(plain(), Arc::new(certs), Sockets::default());
+    let peers = [Peer::start(issue(&ca, "one"), Config::default()).await, Peer::start(issue(&ca, "two"), Config::default()).await];
+    let mut streams = JoinSet::new();
+    for (peer, account) in peers.iter().zip(["one", "two"]) {
+        for name in names.iter().cycle().take(SOURCES * STREAMS) {
+            let key = PoolKey::direct(identity(name), [identity(account)].into(), peer.address);
+            let (pool, account, name) = (pool.clone(), account.to_owned(), name.clone());
+            streams.spawn(async move {
+                let opened = soon("CONNECT", pool.connect(&key, &format!("{name}:1"), &ConnectHeaders::default())).await;
+                let mut opened = opened.unwrap();
+                assert_eq!(opened.peer, identity(&account));
+                ping(&mut opened.io).await;
+            });
+        }
+    }
+    soon("streams", streams.join_all()).await;
+    for peer in &peers {
+        let seen = peer.seen.lock().unwrap();
+        assert_eq!((seen.len(), peer.tunnels()), (SOURCES * STREAMS, SOURCES));
+        assert!(seen.iter().all(|seen| seen.authority == format!("{}:1", seen.client.service_account())));
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_there_is_no_tunnel() {
+    let world = World::new(plain(), Config::default()).await;
+    let pool = Pool::new(plain(), Arc::new(Each(Vec::new())), Sockets::default());
+    let opened = soon("refusal", pool.connect(&world.peer.key(), ECHO, &ConnectHeaders::default())).await;
+    assert!(matches!(opened, Err(TunnelError::Certificate(CertError::Unknown(_)))), "{opened:?}");
+    assert_eq!(world.peer.tunnels(), 0);
 }
 
 #[tokio::test]

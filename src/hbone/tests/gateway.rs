@@ -52,12 +52,12 @@ async fn many_streams_share_one_tunnel_inside_one_stream_of_the_gateway() {
     }
     let (outer, inner) = (far.gateway.seen.lock().unwrap(), far.world.peer.seen.lock().unwrap());
     assert_eq!((far.gateway.tunnels(), far.world.peer.tunnels()), (1, 1));
-    let authorities = |seen: &[(String, HeaderMap)]| seen.iter().map(|(authority, _)| authority.clone()).collect::<Vec<_>>();
+    let authorities = |seen: &[Seen]| seen.iter().map(|seen| seen.authority.clone()).collect::<Vec<_>>();
     assert_eq!(authorities(&outer), [far.authority()]);
     assert_eq!(authorities(&inner), [ECHO; 5]);
-    assert!(inner.iter().all(|(_, headers)| headers["x-forwarded-network"] == "net1"));
-    assert!(!outer[0].1.contains_key("x-forwarded-network"), "the gateway is in our network");
-    assert!(outer[0].1.contains_key("traceparent"));
+    assert!(inner.iter().all(|seen| seen.headers["x-forwarded-network"] == "net1"));
+    assert!(!outer[0].headers.contains_key("x-forwarded-network"), "the gateway is in our network");
+    assert!(outer[0].headers.contains_key("traceparent"));
     assert_eq!(far.key().address(), far.gateway.address);
 }
 
