@@ -6,9 +6,11 @@
 
 mod admit;
 mod connection;
+mod identities;
 mod inbound;
 mod names;
 mod node;
+mod open;
 mod outbound;
 mod own;
 mod plaintext;
@@ -21,6 +23,7 @@ mod socks5;
 mod tests;
 mod tracker;
 
+pub use identities::follow_identities;
 pub use node::{Node, NodeConfig, PodProxy, SourcePreservation};
 pub use own::OwnPorts;
 pub use pods::{
@@ -36,6 +39,7 @@ use crate::{
     telemetry::AccessLog,
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
+use open::OpenConnections;
 use shared::Shared;
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -134,6 +138,7 @@ pub struct Ztunnel {
     log: AccessLog,
     sockets: Sockets,
     workers: Workers,
+    open: Arc<OpenConnections>,
 }
 
 impl Ztunnel {
@@ -147,13 +152,18 @@ impl Ztunnel {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers }
+        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers, open: Arc::default() }
     }
 
     /// The same, with sockets of this kind for all that it opens.
     #[must_use]
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// The same, with its connections in this list.
+    fn listed_in(self, open: Arc<OpenConnections>) -> Self {
+        Self { open, ..self }
     }
 
     /// Serves the listeners until `drain` is signalled; connections then go on until they are done
@@ -172,10 +182,10 @@ impl Ztunnel {
     }
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
-        let Self { config, local, certs, mesh, log, sockets, workers } = self;
+        let Self { config, local, certs, mesh, log, sockets, workers, open } = self;
         let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
-        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), drain }
+        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), open, drain }
     }
 }
 
