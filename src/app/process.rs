@@ -8,6 +8,7 @@ use crate::{
     telemetry::{self, AccessLog, log::LogHandle},
     transport::listener::{self, ListenOptions},
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Notify};
 
@@ -106,7 +107,9 @@ impl Process {
     /// # Errors
     /// When there is no usable certificate: no identity, no tunnel.
     pub fn new(args: ProcessArgs, log: AccessLog) -> Result<Self, AppError> {
-        let certs = FileCertSource::open(&args.identity_dir).map_err(|error: FileCertError| AppError::config(error))?;
+        let none = || AppError::config(anyhow::anyhow!("no certificates: give --identity-dir"));
+        let certs =
+            FileCertSource::open(args.identity_dir.as_deref().ok_or_else(none)?).map_err(|error: FileCertError| AppError::config(error))?;
         let certs = Arc::new(certs);
         let (trigger, watch) = drain::new();
         tokio::spawn(certs.clone().watch(CERT_POLL, watch));
@@ -231,5 +234,17 @@ impl Running {
         self.end.send_replace(true);
         self.log.flush(FLUSH).await;
         tracing::info!("drained");
+    }
+}
+
+/// Allows the process as many descriptors as it may allow itself: every connection takes two.
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open descriptors cannot be raised");
     }
 }

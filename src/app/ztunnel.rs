@@ -1,58 +1,26 @@
 //! `cairn ztunnel`, in dedicated mode: one process for one workload.
 
-use super::{AppError, MeshSource, Process, Running, config_dump};
+use super::{
+    AppError, MeshSource, Process, Running, ZtunnelOptions, config_dump,
+    options::{MeshFrom, Mode},
+};
 use crate::{
-    control::manifest,
-    model::{Identity, Name, Resource, ResourceName, Workload},
-    settings::{ProcessArgs, ZtunnelCommand, ZtunnelListeners},
+    model::{Identity, Name, Resource, Workload},
+    settings::{WorkloadName, ZtunnelCommand},
     state::{Change, NodeCompiler},
     telemetry::{self, AccessLog, log::LogHandle},
-    ztunnel::{Config, Listeners, Local, Ztunnel},
+    ztunnel::{Listeners, Local, Ztunnel},
 };
-
-/// Everything a ztunnel is started with.
-#[derive(Debug)]
-pub struct ZtunnelOptions {
-    /// The workload it serves; else the only one with the certificate's identity.
-    pub workload: Option<ResourceName>,
-    /// The mesh.
-    pub manifests: manifest::Config,
-    /// The process.
-    pub process: ProcessArgs,
-    /// Where it listens.
-    pub listeners: ZtunnelListeners,
-    /// Limits.
-    pub config: Config,
-}
-
-impl From<ZtunnelCommand> for ZtunnelOptions {
-    fn from(command: ZtunnelCommand) -> Self {
-        let config = Config {
-            hbone: command.hbone.config(),
-            cluster_domain: command.mesh.names.cluster_domain.as_str().into(),
-            connect_timeout: command.connect_timeout,
-            half_open_idle: command.half_open_idle_timeout,
-            workload_wait: command.workload_wait,
-            socks5_handshake_timeout: command.socks5_timeout,
-            max_connections: command.max_connections,
-            preserve_source: command.preserve_source,
-        };
-        Self {
-            workload: command.workload,
-            manifests: command.mesh.source(),
-            process: command.process,
-            listeners: command.listeners,
-            config,
-        }
-    }
-}
 
 /// Runs a ztunnel until it is told to stop.
 ///
 /// # Errors
 /// See [`AppError`].
 pub async fn ztunnel(command: ZtunnelCommand, log: LogHandle) -> Result<(), AppError> {
-    let options = ZtunnelOptions::from(command);
+    for warning in &command.warnings {
+        tracing::warn!("{warning}");
+    }
+    let options = ZtunnelOptions::try_from(command)?;
     let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?;
     start_ztunnel(options, access, log)?.until_signal().await
 }
@@ -64,11 +32,14 @@ pub async fn ztunnel(command: ZtunnelCommand, log: LogHandle) -> Result<(), AppE
 /// cannot be bound.
 pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     telemetry::install();
-    let root_namespace = options.manifests.root_namespace.clone();
+    let missing = |what: &str| AppError::config(anyhow::anyhow!("{what} is not supported yet"));
+    let Mode::Dedicated { workload } = options.mode else { return Err(missing("shared mode")) };
+    let MeshFrom::Manifests(manifests) = options.mesh else { return Err(missing("a local xDS file")) };
+    let root_namespace = manifests.root_namespace.clone();
     let mut process = Process::new(options.process, access.clone())?;
     let identity = process.certs.identity().clone();
-    let source = MeshSource::open(options.manifests)?;
-    let uid = served(&source, options.workload.as_ref(), &identity)?;
+    let source = MeshSource::open(manifests)?;
+    let uid = served(&source, workload.as_ref(), &identity)?;
     let mesh = source.follow(NodeCompiler::new(vec![uid.clone()], &root_namespace), &process.drain(), process.readiness());
     let addresses = &options.listeners;
     let listeners = Listeners {
@@ -86,13 +57,16 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
 
 /// The uid of the workload to serve. Its identity must be the certificate's: a ztunnel that speaks
 /// for somebody else would be refused by everyone.
-fn served(source: &MeshSource, name: Option<&ResourceName>, identity: &Identity) -> Result<Name, AppError> {
+fn served(source: &MeshSource, name: Option<&WorkloadName>, identity: &Identity) -> Result<Name, AppError> {
     let workloads: Vec<&Workload> = source.first().changes.iter().filter_map(as_workload).collect();
     let wrong = |text: String| AppError::config(anyhow::anyhow!(text));
     match name {
-        Some(name) => {
+        Some(WorkloadName { name, service_account }) => {
             let named = workloads.iter().find(|w| w.namespace == name.namespace && w.name == name.name);
             let workload = named.ok_or_else(|| wrong(format!("no workload {name} among the manifests")))?;
+            if let Some(account) = service_account.as_deref().filter(|account| *account != workload.identity.service_account()) {
+                return Err(wrong(format!("workload {name} runs as {}, not under the service account {account}", workload.identity)));
+            }
             if workload.identity != *identity {
                 return Err(wrong(format!("workload {name} runs as {}, but the certificate is of {identity}", workload.identity)));
             }

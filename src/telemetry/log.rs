@@ -26,13 +26,19 @@ pub enum LogError {
     Gone,
 }
 
+impl LogError {
+    fn filter(text: &str) -> Self {
+        Self::Filter(text.chars().take(128).collect())
+    }
+}
+
 impl LogHandle {
     /// Replaces the filter: a level, or directives such as `cairn::hbone=debug,warn`.
     ///
     /// # Errors
     /// When the text is no filter; the old one stays.
     pub fn set(&self, filter: &str) -> Result<(), LogError> {
-        let parsed = parse(filter).ok_or_else(|| LogError::Filter(filter.chars().take(128).collect()))?;
+        let parsed = parse(filter).ok_or_else(|| LogError::filter(filter))?;
         self.filter.reload(parsed).map_err(|_| LogError::Gone)
     }
 
@@ -50,12 +56,20 @@ impl LogHandle {
     }
 }
 
-/// Starts logging to standard error; `RUST_LOG` wins over `level`. Later calls change nothing and
-/// return the same handle.
+/// Whether a text is a filter: a level, or directives such as `cairn::hbone=debug,warn`.
+///
+/// # Errors
+/// When it is none.
+pub fn check(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop).ok_or_else(|| LogError::filter(filter))
+}
+
+/// Starts logging to standard error what `level` says; nonsense counts for nothing. Later calls
+/// change nothing and return the same handle.
 pub fn init(level: Option<&str>, json: bool) -> LogHandle {
     HANDLE
         .get_or_init(|| {
-            let (handle, layer) = filter(std::env::var("RUST_LOG").ok().as_deref(), level);
+            let (handle, layer) = filter(level);
             let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
             // An error means that a test or an embedder logs already: leave it alone.
             if json {
@@ -69,8 +83,8 @@ pub fn init(level: Option<&str>, json: bool) -> LogHandle {
         .clone()
 }
 
-fn filter(env: Option<&str>, level: Option<&str>) -> (LogHandle, reload::Layer<EnvFilter, Registry>) {
-    let wanted = [env, level].into_iter().flatten().find(|text| parse(text).is_some()).unwrap_or(DEFAULT);
+fn filter(level: Option<&str>) -> (LogHandle, reload::Layer<EnvFilter, Registry>) {
+    let wanted = level.filter(|text| parse(text).is_some()).unwrap_or(DEFAULT);
     let (layer, filter) = reload::Layer::new(parse(wanted).unwrap_or_default());
     (LogHandle { filter, initial: wanted.to_owned() }, layer)
 }
@@ -95,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_leaves_the_filter_as_it_was() {
-        let (handle, _layer) = filter(None, Some("warn"));
+        let (handle, _layer) = filter(Some("warn"));
         assert!(matches!(handle.set("wran"), Err(LogError::Filter(_))));
         assert!(handle.set("cairn=loud").is_err());
         assert!(handle.set("").is_err());
@@ -104,7 +118,7 @@ mod tests {
 
     #[test]
     fn reset_returns_to_the_start() {
-        let (handle, _layer) = filter(None, None);
+        let (handle, _layer) = filter(None);
         handle.set("cairn::hbone=debug,warn").unwrap();
         assert!(handle.current().contains("cairn::hbone=debug"));
         handle.reset().unwrap();
@@ -112,10 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_the_argument() {
-        let (handle, _layer) = filter(Some("debug"), Some("warn"));
-        assert_eq!(handle.current(), "debug");
-        let (handle, _layer) = filter(Some("nonsense"), Some("warn"));
-        assert_eq!(handle.current(), "warn", "an unreadable RUST_LOG does not count");
+    fn nonsense_is_as_good_as_nothing() {
+        let (handle, _layer) = filter(Some("nonsense"));
+        assert_eq!(handle.current(), "info");
     }
 }

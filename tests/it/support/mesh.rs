@@ -117,7 +117,7 @@ pub fn source(paths: Vec<PathBuf>, lenient: bool) -> manifest::Config {
 /// Settings of a process under test.
 pub fn process(identity_dir: PathBuf, drain_deadline: Duration) -> ProcessArgs {
     ProcessArgs {
-        identity_dir,
+        identity_dir: Some(identity_dir),
         drain_deadline,
         access_log: AccessLogMode::All,
         access_log_format: AccessLogFormat::Text,
