@@ -7,7 +7,7 @@ use super::{
 use crate::{
     model::{Identity, Name, Resource, Workload},
     settings::{WorkloadName, ZtunnelCommand},
-    state::{Change, NodeCompiler},
+    state::{Change, NodeCompiler, Own},
     telemetry::{self, AccessLog, log::LogHandle},
     ztunnel::{Listeners, Local, Ztunnel},
 };
@@ -40,7 +40,8 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
     let identity = process.certs.identity().clone();
     let source = MeshSource::open(manifests)?;
     let uid = served(&source, workload.as_ref(), &identity)?;
-    let mesh = source.follow(NodeCompiler::new(vec![uid.clone()], &root_namespace), &process.drain(), process.readiness());
+    let mesh =
+        source.follow(NodeCompiler::new(Own::Workloads([uid.clone()].into()), &root_namespace), &process.drain(), process.readiness());
     let addresses = &options.listeners;
     let listeners = Listeners {
         inbound: process.listen("hbone", addresses.hbone_address)?,

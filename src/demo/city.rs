@@ -8,7 +8,7 @@ use crate::{
     model::{Mesh, Name, ResourceName, Workload},
     runtime::{DrainTrigger, Readiness, drain},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
-    state::NodeCompiler,
+    state::{NodeCompiler, Own},
     telemetry::{AccessLog, AccessLogFormat, AccessLogMode, Record, log::LogHandle},
     transport::listener::{self, ListenOptions},
     waypoint,
@@ -146,8 +146,8 @@ fn nodes(mesh: &Mesh, manifests: &Path, certs: Arc<MultiCertSource>) -> Result<(
         nodes.entry(workload.node.clone()).or_default().push(workload.clone());
     }
     for workloads in nodes.into_values() {
-        let uids = workloads.iter().map(|w| w.uid.clone()).collect();
-        let opened = MeshSource::open(source(manifests))?.follow(NodeCompiler::new(uids, ROOT_NAMESPACE), &watch, Readiness::new());
+        let own = Own::Workloads(workloads.iter().map(|w| w.uid.clone()).collect());
+        let opened = MeshSource::open(source(manifests))?.follow(NodeCompiler::new(own, ROOT_NAMESPACE), &watch, Readiness::new());
         for workload in workloads {
             let ip = address(&workload)?;
             let bind = |port: u16| {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     hbone::{Baggage, ConnectError, ConnectHeaders, PoolKey, TunnelError, TunnelIo},
     model::Workload,
-    state::InFlight,
+    state::{InFlight, UpstreamEndpoint},
     telemetry::{Direction as Reported, ResponseFlag, counters},
     transport::{
         Accepted,
@@ -59,7 +59,12 @@ impl From<Unresolved> for OpenError {
     fn from(error: Unresolved) -> Self {
         match error {
             Unresolved::Loop => Self::Loop,
-            Unresolved::NoWaypoint | Unresolved::Barred(_) | Unresolved::NoEndpoint | Unresolved::UndeclaredPort => Self::Unresolved(error),
+            Unresolved::NoWaypoint
+            | Unresolved::Barred(_)
+            | Unresolved::NoEndpoint
+            | Unresolved::UndeclaredPort
+            | Unresolved::NoGateway
+            | Unresolved::NoIdentity => Self::Unresolved(error),
         }
     }
 }
@@ -154,13 +159,13 @@ pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr)
     };
     let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
     let source = Source { workload: &local.workload, own: &shared.own };
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut tried: Vec<Arc<UpstreamEndpoint>> = Vec::new();
     let mut failed: Option<(Resolved, OpenError)> = None;
     while tried.len() < TRIES && failed.as_ref().is_none_or(|(_, error)| error.is_worth_another()) {
         let resolved = match resolve::next_hop(&snapshot, source, dst, &tried) {
-            Ok(resolved) if !tried.contains(&resolved.next.target()) => resolved,
+            Ok(resolved) => resolved,
             Err(error) if failed.is_none() => return Err(refuse(error.into())),
-            Ok(_) | Err(_) => break,
+            Err(_) => break,
         };
         let in_flight = resolved.next.endpoint().map(|e| e.start());
         match dial(shared, &local.workload, app, &resolved).await {
@@ -170,8 +175,12 @@ pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr)
             }
             Err(error) => {
                 tracing::debug!(destination = %dst, hop = %resolved.next.address(), %error, "next hop failed");
-                tried.push(resolved.next.target());
+                let others = resolved.service.is_some() || matches!(resolved.next, NextHop::Waypoint { .. });
+                tried.extend(resolved.next.endpoint().cloned());
                 failed = Some((resolved, error));
+                if !others {
+                    break;
+                }
             }
         }
     }
@@ -184,6 +193,7 @@ pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr)
 async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
     counters().upstream_connects.increment(1);
     let connected = match &resolved.next {
+        NextHop::Gateway { .. } => Err(OpenError::Unresolved(Unresolved::NoGateway)),
         NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
             let key = PoolKey { source: shared.local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
             let service = resolved.service.as_ref().map(|s| s.key.hostname.name());

@@ -5,7 +5,7 @@ use crate::{
     cert::{DevCa, StaticCertSource},
     hbone::{self, Connect, HBONE_PORT},
     runtime::{DrainTrigger, drain},
-    state::{NodeCompiler, NodeSnapshot, SnapshotHandle, Store},
+    state::{NodeCompiler, NodeSnapshot, Own, SnapshotHandle, Store},
     telemetry::{AccessLog, Record, TcpRecord},
     transport::{Accepted, WorkloadCert, listener, tls},
     ztunnel::{Config, Listeners, Local, Ztunnel},
@@ -80,7 +80,7 @@ impl Running {
 impl Stand {
     /// Proxies of the pods `client`, `server` and `server-2`.
     pub(super) fn new() -> Self {
-        let local = ["client", "server", "server-2"].map(uid).to_vec();
+        let local = Own::Workloads(["client", "server", "server-2"].map(uid).into());
         let ca = DevCa::create("cluster.local", Duration::from_secs(3600)).unwrap();
         Self { ca, store: Store::new(NodeCompiler::new(local, "istio-system")) }
     }
