@@ -13,7 +13,7 @@ use http::StatusCode;
 pub fn debug(config_dump: impl Fn() -> String + Send + Sync + 'static, log: LogHandle, quit: impl Fn() + Send + Sync + 'static) -> Router {
     Router::new()
         .get("/config_dump", "the configuration that is served, as JSON", move |_| typed(StatusCode::OK, JSON, config_dump()))
-        .post("/logging", "?level=warn, ?level=cairn::hbone=debug,info or ?reset", move |query| logging(&log, query))
+        .post("/logging", "?level=warn, ?level=cairn::hbone=debug (beside what is set), ?reset, or both", move |query| logging(&log, query))
         .post("/quitquitquit", "drain and exit", move |_| {
             quit();
             text(StatusCode::OK, "shutdown now\n")
@@ -27,11 +27,8 @@ const VERSION: &str = concat!("{\"name\":\"", env!("CARGO_PKG_NAME"), "\",\"vers
 
 /// Replies with the filter as it stands afterwards.
 fn logging(log: &LogHandle, query: &Query<'_>) -> Answer {
-    let changed = match (query.get("level"), query.get("reset")) {
-        (Some(level), _) => log.set(&level),
-        (None, Some(_)) => log.reset(),
-        (None, None) => Ok(()),
-    };
+    let reset = query.get("reset").map_or(Ok(()), |_| log.reset());
+    let changed = reset.and_then(|()| query.get("level").map_or(Ok(()), |level| log.add(&level)));
     match changed {
         Ok(()) => text(StatusCode::OK, format!("current log level is {}\n", log.current())),
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),

@@ -48,7 +48,7 @@ impl From<WaypointCommand> for WaypointOptions {
 /// See [`AppError`].
 pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), AppError> {
     let options = WaypointOptions::from(command);
-    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?;
+    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_waypoint(options, access, log)?.until_signal().await
 }
 

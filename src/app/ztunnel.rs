@@ -21,7 +21,7 @@ pub async fn ztunnel(command: ZtunnelCommand, log: LogHandle) -> Result<(), AppE
         tracing::warn!("{warning}");
     }
     let options = ZtunnelOptions::try_from(command)?;
-    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?;
+    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_ztunnel(options, access, log)?.until_signal().await
 }
 

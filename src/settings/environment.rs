@@ -101,6 +101,7 @@ impl Environment {
         }
         self.alias("ISTIO_META_CLUSTER_ID", "CLUSTER_ID");
         self.alias("PROXY_WORKLOAD_INFO", "CAIRN_WORKLOAD");
+        self.set_missing("CAIRN_ACCESS_LOG", "filter".into(), "CAIRN_ACCESS_LOG");
         self.log_format()?;
         self.drain_deadline()?;
         self.worker_threads(workers::cores())?;

@@ -120,7 +120,8 @@ pub struct ProcessArgs {
     /// After SIGTERM or SIGINT, requests in flight may finish for this long
     #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration, env = "CAIRN_DRAIN_DEADLINE")]
     pub drain_deadline: Duration,
-    /// Which requests and connections are logged to standard output: off, errors, all
+    /// Which requests and connections are logged to standard output: off, errors, all, debug (those
+    /// that open as well), or filter: as --log says for `access`, which is the default of a ztunnel
     #[arg(long, value_name = "WHICH", default_value = "errors", env = "CAIRN_ACCESS_LOG")]
     pub access_log: AccessLogMode,
     /// How: text or json

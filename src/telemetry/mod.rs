@@ -11,7 +11,7 @@ pub mod log;
 mod metrics;
 mod record;
 
-pub use access::{AccessLog, AccessLogFormat, AccessLogMode, UnknownOption};
+pub use access::{AccessLog, AccessLogFormat, AccessLogMode, SharedMode, UnknownOption};
 pub use flag::ResponseFlag;
 pub use metrics::{
     Counters, HandshakeFailure, MetricsHandle, OpenTunnel, Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics,

@@ -151,6 +151,9 @@ impl Connection {
         // Whoever comes first starts the collection.
         counters();
         let metrics = TcpMetrics::open(&about.labels());
+        if shared.log.wants_opened() {
+            shared.log.tcp(TcpRecord { event: TcpEvent::Opened, ..about.record() });
+        }
         Self { log: shared.log.clone(), started, open: Some(Box::new((about.record(), metrics))) }
     }
 
