@@ -59,6 +59,7 @@ pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), Ap
 /// cannot be bound.
 pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     telemetry::install();
+    telemetry::component("waypoint");
     let lenient = options.manifests.lenient;
     let root_namespace = options.manifests.root_namespace.clone();
     let threads = options.process.worker_threads.unwrap_or_else(workers::cores);
@@ -80,6 +81,7 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     let (handle, findings) = (mesh.handle.clone(), mesh.findings);
     process.serve_admin(&options.admin, log, move || config_dump::waypoint(&handle.load(), &findings))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
+    telemetry::report_runtimes(workers.runtimes().cloned());
     let waypoint = Waypoint::new(options.config, identity, process.certs.clone(), mesh.handle, workers, access);
     tokio::spawn(waypoint.serve(listener, process.drain()));
     process.started()

@@ -32,6 +32,8 @@ pub async fn ztunnel(command: ZtunnelCommand, log: LogHandle) -> Result<(), AppE
 /// cannot be bound.
 pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     telemetry::install();
+    telemetry::component("ztunnel");
+    telemetry::report_runtimes([tokio::runtime::Handle::current()]);
     let missing = |what: &str| AppError::config(anyhow::anyhow!("{what} is not supported yet"));
     let Mode::Dedicated { workload } = options.mode else { return Err(missing("shared mode")) };
     let MeshFrom::Manifests(manifests) = options.mesh else { return Err(missing("a local xDS file")) };

@@ -71,7 +71,7 @@ fn a_stuck_output_costs_lines_and_never_time() {
     for _ in 0..QUEUE * 2 {
         log.http(record(StatusCode::OK));
     }
-    let text = crate::telemetry::install().render();
+    let text = crate::telemetry::install().render(crate::telemetry::MetricsFormat::Prometheus);
     let dropped = text.lines().find_map(|l| l.strip_prefix("cairn_access_log_dropped_total ")).unwrap();
     assert!(dropped.parse::<usize>().unwrap() >= QUEUE - BATCH, "{dropped}");
     drop(release);

@@ -7,7 +7,7 @@ use cairn::{
     control::manifest,
     model::{Identity, ResourceName},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
-    telemetry::{AccessLog, AccessLogFormat, AccessLogMode, HttpRecord, Record, TcpRecord, log},
+    telemetry::{AccessLog, AccessLogFormat, AccessLogMode, HttpRecord, MetricsFormat, Record, TcpRecord, log},
     transport::WorkloadCert,
     waypoint,
 };
@@ -188,6 +188,6 @@ impl Mesh {
 
     /// The metrics of this process: all meshes of the test binary together.
     pub fn metrics(&self) -> String {
-        cairn::telemetry::install().render()
+        cairn::telemetry::install().render(MetricsFormat::Prometheus)
     }
 }
