@@ -157,6 +157,9 @@ impl Connection {
         counters();
         let metrics = TcpMetrics::open(&about.labels());
         let listed = shared.open.list_one(about.open.clone());
+        if shared.log.wants_opened() {
+            shared.log.tcp(TcpRecord { event: TcpEvent::Opened, ..about.record() });
+        }
         Self { log: shared.log.clone(), started, open: Some(Box::new((about.record(), metrics, listed))) }
     }
 

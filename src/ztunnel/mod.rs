@@ -41,7 +41,7 @@ use crate::{
 };
 use open::OpenConnections;
 use shared::Shared;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// What can be set on a ztunnel.
@@ -121,10 +121,36 @@ pub struct Listeners {
     pub socks5: Option<TcpListener>,
 }
 
+/// Listeners on their way to another runtime.
+#[derive(Debug)]
+pub struct DetachedListeners([Option<std::net::TcpListener>; 4]);
+
 impl Listeners {
+    /// Takes them out of this runtime.
+    ///
+    /// # Errors
+    /// When the system refuses; all of them are closed.
+    pub fn detach(self) -> io::Result<DetachedListeners> {
+        let Self { inbound, plaintext, outbound, socks5 } = self;
+        let detach = |listener: Option<TcpListener>| listener.map(TcpListener::into_std).transpose();
+        Ok(DetachedListeners([detach(inbound)?, detach(plaintext)?, detach(outbound)?, detach(socks5)?]))
+    }
+
     fn own_ports(&self) -> OwnPorts {
         let all = [&self.inbound, &self.plaintext, &self.outbound, &self.socks5];
         OwnPorts::new(all.into_iter().flatten().filter_map(|l| l.local_addr().ok()).map(canonical).collect())
+    }
+}
+
+impl DetachedListeners {
+    /// Puts them into the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system refuses; all of them are closed.
+    pub fn attach(self) -> io::Result<Listeners> {
+        let [inbound, plaintext, outbound, socks5] = self.0;
+        let attach = |listener: Option<std::net::TcpListener>| listener.map(TcpListener::from_std).transpose();
+        Ok(Listeners { inbound: attach(inbound)?, plaintext: attach(plaintext)?, outbound: attach(outbound)?, socks5: attach(socks5)? })
     }
 }
 
