@@ -1,3 +1,7 @@
 //! Sources of configuration; each decodes to the model and stops.
 
+mod documents;
+mod located;
 pub mod manifest;
+mod typed;
+mod yaml;
