@@ -1,6 +1,7 @@
 //! Sources of configuration; each decodes to the model and stops.
 
 mod documents;
+pub mod local;
 mod located;
 pub mod manifest;
 mod typed;
