@@ -48,6 +48,21 @@ async fn whoever_keeps_something_inside_a_tunnel_learns_when_to_leave_it() {
 }
 
 #[tokio::test]
+async fn a_stream_ended_and_dropped_lets_its_retired_tunnel_close() {
+    for ends_itself in [false, true] {
+        let world = World::new(plain(), Config::default()).await;
+        let mut io = world.open().await;
+        ping(&mut io).await;
+        world.pool.retain(|_| false);
+        if ends_itself {
+            io.shutdown().await.unwrap();
+        }
+        drop(io);
+        eventually(&format!("the tunnel closes, ended {ends_itself}"), || world.peer.open() == 0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_tunnel_that_is_merely_unused_may_be_used_on() {
     let world = World::new(Config { idle_timeout: Duration::ZERO, ..plain() }, Config::default()).await;
     let mut opened = soon("CONNECT", world.pool.connect(&world.peer.key(), ECHO, &ConnectHeaders::default())).await.unwrap();
