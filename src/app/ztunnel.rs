@@ -38,6 +38,7 @@ impl From<ZtunnelCommand> for ZtunnelOptions {
             socks5_handshake_timeout: command.socks5_timeout,
             max_connections: command.max_connections,
             preserve_source: command.preserve_source,
+            ..Config::default()
         };
         Self {
             workload: command.workload,

@@ -13,6 +13,7 @@ mod outbound;
 mod own;
 mod plaintext;
 mod pods;
+mod proxy_protocol;
 mod relay;
 mod resolve;
 mod shared;
@@ -61,6 +62,15 @@ pub struct Config {
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
+    /// Our network, by which peers on others are told apart.
+    pub network: Name,
+    /// A workload that takes the PROXY protocol is reached at its loopback address, where nobody but
+    /// us can tell it a client.
+    pub localhost_app_tunnel: bool,
+    /// The answer to a CONNECT tells who the workload is; what the request tells is read.
+    pub response_baggage: bool,
+    /// Judgements of policies are logged at INFO; otherwise at DEBUG.
+    pub authz_policy_info_logging: bool,
 }
 
 impl Default for Config {
@@ -74,6 +84,10 @@ impl Default for Config {
             socks5_handshake_timeout: Duration::from_secs(10),
             max_connections: 16_384,
             preserve_source: false,
+            network: "".into(),
+            localhost_app_tunnel: true,
+            response_baggage: true,
+            authz_policy_info_logging: false,
         }
     }
 }

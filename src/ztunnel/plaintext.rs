@@ -58,7 +58,7 @@ async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Opt
     let connection = open(shared, &snapshot, &local, (peer, dst), started);
     let tracked = shared.tracker.track(Subject { identity: None, source: peer.ip(), destination: dst });
     if let Err(denied) = shared.judge(&tracked, &local) {
-        tracing::info!(%peer, destination = %dst, %denied, "connection denied by policy");
+        denied.log(&shared.config, tracked.subject(), "connection denied by policy");
         connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
         return None;
     }

@@ -1,7 +1,7 @@
 //! The inbound connections that are open, judged by policy: when they open, and again whenever the
 //! mesh changes.
 
-use super::shared::Shared;
+use super::{Config, shared::Shared};
 use crate::{
     authz::{Attributes, Reason, Ruleset, Verdict},
     model::Identity,
@@ -29,6 +29,17 @@ pub(super) struct Subject {
     pub(super) destination: SocketAddr,
 }
 
+/// An event about policy: at INFO when that is asked for, else at DEBUG.
+macro_rules! judged {
+    ($config:expr, $($what:tt)*) => {
+        if $config.authz_policy_info_logging {
+            tracing::info!(target: "authorization", $($what)*);
+        } else {
+            tracing::debug!(target: "authorization", $($what)*);
+        }
+    };
+}
+
 /// The judgement that a connection must not be, in ztunnel's words.
 #[derive(Debug, Clone)]
 pub(super) struct Denied(Reason);
@@ -37,20 +48,29 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("policy rejection: ")?;
         match &self.0 {
-            Reason::Denied(rule) => write!(f, "explicitly denied by {rule}"),
-            Reason::NotAllowed(policies) => write!(f, "allow policies exist, but none allowed: {policies}"),
-            Reason::Invalid(policy) => write!(f, "{policy} is not valid"),
+            Reason::Denied(rule) => write!(f, "explicitly denied by {}", rule.policy),
+            Reason::NotAllowed(_) => f.write_str("allow policies exist, but none allowed"),
+            Reason::Invalid(policy) => write!(f, "{} is not valid", policy.policy),
             Reason::NoPolicy | Reason::Allowed(_) => f.write_str("denied"),
         }
     }
 }
 
+impl Denied {
+    /// Writes what has become of the connection, and by which rule or policies.
+    pub(super) fn log(&self, config: &Config, subject: &Subject, outcome: &'static str) {
+        let Subject { identity, source, destination } = subject;
+        let policy = self.0.rule().map(tracing::field::display);
+        judged!(config, identity = identity.as_ref().map(tracing::field::display), %source, %destination, policy, reason = %self, "{outcome}");
+    }
+}
+
 impl Subject {
     /// Judges by the policies of the workload.
-    pub(super) fn judge(&self, rules: &Ruleset) -> Result<(), Denied> {
+    pub(super) fn judge(&self, rules: &Ruleset, config: &Config) -> Result<(), Denied> {
         let Verdict { allowed, reason, dry_run } = rules.check(&self.attributes());
         for rule in dry_run {
-            tracing::info!(target: "authorization", policy = %rule, source = %self.source, destination = %self.destination, "dry run: would be denied");
+            judged!(config, policy = %rule, source = %self.source, destination = %self.destination, "dry run: would be denied");
             counters().authorization_dry_run_denied.increment(1);
         }
         if allowed {
