@@ -12,7 +12,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -91,6 +91,8 @@ impl Subject {
 pub(super) struct Tracker {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
+    // What all of them were judged by last.
+    judged_by: Mutex<Option<Arc<Ruleset>>>,
 }
 
 #[derive(Debug)]
@@ -113,32 +115,41 @@ impl Tracker {
     pub(super) fn track(self: &Arc<Self>, subject: Subject) -> Tracked {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry { subject, denied: watch::Sender::new(None) });
-        self.lock().insert(id, entry.clone());
+        lock(&self.open).insert(id, entry.clone());
         Tracked { tracker: self.clone(), id, entry }
     }
 
     /// How many there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        lock(&self.open).len()
     }
 
-    /// Judges all of them again; those now denied are told so.
-    fn rejudge(&self, rules: &Ruleset) {
+    /// Judges all of them again, unless the rules are those of the last time; those now denied are told
+    /// so. Returns how many were judged.
+    ///
+    /// Rules that have once been replaced never come back, so a connection that was judged by others
+    /// when it opened was judged by newer ones.
+    fn rejudge(&self, rules: &Arc<Ruleset>) -> usize {
+        let before = lock(&self.judged_by).replace(rules.clone());
+        if before.is_some_and(|before| Arc::ptr_eq(&before, rules)) {
+            return 0;
+        }
         // Judged outside of the lock: connections come and go meanwhile.
-        let open: Vec<_> = self.lock().values().cloned().collect();
-        for entry in open {
+        let open: Vec<_> = lock(&self.open).values().cloned().collect();
+        for entry in &open {
             let verdict = rules.check(&entry.subject.attributes());
             if !verdict.allowed {
                 counters().authorization_denied.increment(1);
                 entry.denied.send_replace(Some(Denied(verdict.reason)));
             }
         }
+        open.len()
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tracked {
@@ -158,11 +169,11 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.tracker.lock().remove(&self.id);
+        lock(&self.tracker.open).remove(&self.id);
     }
 }
 
-/// Judges the open connections by each new snapshot, until the store is gone. While the mesh does
+/// Judges the open connections by the rules of each new snapshot, until the store is gone. While the mesh does
 /// not know the workload, the last judgement stands.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut published = shared.mesh.published();
@@ -172,3 +183,6 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

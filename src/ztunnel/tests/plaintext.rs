@@ -1,9 +1,9 @@
 use super::{
-    fixture::{Hop, pod, policy},
+    fixture::{Built, Hop, NAMESPACE, pod, policy},
     stand::{Place, Stand, echo, says_back, within},
 };
 use crate::{
-    model::{Action, Clause, Match, Rule, StringMatch, Term, Test},
+    model::{Action, AuthorizationPolicy, Clause, Match, PolicyTarget, ResourceName, Rule, StringMatch, Term, Test},
     runtime::{DrainTrigger, drain},
     telemetry::{Record, ResponseFlag, TcpEvent, TcpRecord},
     transport::OriginalDst,
@@ -61,13 +61,42 @@ async fn plain_text_passes_until_a_policy_asks_for_an_identity() {
         let strict = Term { negated: false, test: Test::Principal(vec![StringMatch::Presence]) };
         let rule = Rule { clauses: vec![Clause { matches: vec![Match { terms: vec![strict] }] }] };
         stand.apply([policy("strict", Action::Allow, vec![rule])]);
-        open.read_to_end(&mut Vec::new()).await.unwrap_err();
+        let error = open.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         let record = proxy.record().await;
         assert_eq!((record.flag, record.source.identity, record.bytes_recv), (ResponseFlag::Denied, None, 5));
         let mut late = proxy.connect(dst).await;
         late.read_to_end(&mut Vec::new()).await.unwrap_err();
         assert_eq!(proxy.record().await.flag, ResponseFlag::Denied);
         assert_eq!(proxy.shared.tracker.len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_policy_that_the_workload_lists_from_now_on_closes_what_is_open() {
+    within(async {
+        let (mut stand, server) = (Stand::new(), Place::new());
+        let dst = SocketAddr::new(server.ip, echo(server.ip).await);
+        let nobody = AuthorizationPolicy {
+            name: ResourceName::new(NAMESPACE, "nobody"),
+            target: PolicyTarget::Listed,
+            action: Action::Deny,
+            dry_run: false,
+            rules: vec![Rule::default()],
+            invalid: None,
+        };
+        let server = pod("server", &server.text(), Hop::Hbone);
+        stand.apply([server.clone(), Built(nobody.clone().into())]);
+        let mut proxy = Redirected::new(&stand);
+        let mut open = proxy.connect(dst).await;
+        says_back(&mut open, "hello").await;
+        stand.apply([server.workload(|w| w.l4.policies = vec![nobody.name])]);
+        let error = open.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let record = proxy.record().await;
+        assert_eq!((record.flag, record.bytes_recv), (ResponseFlag::Denied, 5));
+        assert_eq!(record.error.as_deref(), Some("policy rejection: explicitly denied by demo/nobody"));
     })
     .await;
 }
