@@ -14,7 +14,7 @@ use crate::{
     telemetry::{Direction as Reported, ResponseFlag},
     transport::{
         Accepted,
-        socket::{self, OriginalDst},
+        socket::{self, OriginalDst, canonical},
     },
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -44,7 +44,7 @@ pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: Socke
 
 /// Judges and connects; what is refused has been reported.
 async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Option<(Connection, Tracked, TcpStream)> {
-    let started = Instant::now();
+    let (started, dst) = (Instant::now(), canonical(dst));
     let refuse = |error: &'static str| connection::refused(&shared.log, Reported::Inbound, (peer, dst), error);
     if shared.own.serves(dst) {
         tracing::warn!(%peer, %dst, "dropped: the destination is this proxy itself");

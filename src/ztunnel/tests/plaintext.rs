@@ -9,7 +9,10 @@ use crate::{
     transport::OriginalDst,
     ztunnel::{OwnPorts, Shared, plaintext, tracker},
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
@@ -26,9 +29,13 @@ struct Redirected {
 
 impl Redirected {
     fn new(stand: &Stand) -> Self {
+        Self::with(stand, OwnPorts::default())
+    }
+
+    fn with(stand: &Stand, own: OwnPorts) -> Self {
         let (ztunnel, records) = stand.ztunnel("server", "server");
         let (drain, watch) = drain::new();
-        let shared = Arc::new(ztunnel.shared(OwnPorts::default(), watch));
+        let shared = Arc::new(ztunnel.shared(own, watch));
         tokio::spawn(tracker::run(shared.clone()));
         Self { shared, _drain: drain, records }
     }
@@ -107,10 +114,26 @@ async fn the_proxys_own_ports_are_not_for_clients() {
         let (mut stand, server) = (Stand::new(), Place::new());
         stand.apply([pod("server", &server.text(), Hop::Hbone)]);
         let mut proxy = Redirected::new(&stand);
-        for port in [15001, 15006, 15008, 15080] {
-            let mut stream = proxy.connect(SocketAddr::new(server.ip, port)).await;
+        let mapped = match server.ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
+            IpAddr::V6(_) => server.ip,
+        };
+        let elsewhere = ["127.0.0.1", "192.0.2.1", "::1", "::ffff:127.0.0.1"].map(|ip| ip.parse().unwrap());
+        for ip in [server.ip, mapped].into_iter().chain(elsewhere) {
+            for port in [15001, 15006, 15008, 15080] {
+                let mut stream = proxy.connect(SocketAddr::new(ip, port)).await;
+                let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                assert_eq!(proxy.record().await.event, TcpEvent::Refused, "{ip} port {port}");
+            }
+        }
+        // A port of its own choosing, where it listens.
+        let bound = SocketAddr::new(server.ip, 4000);
+        let mut proxy = Redirected::with(&stand, OwnPorts::new(vec![bound]));
+        for ip in [server.ip, mapped] {
+            let mut stream = proxy.connect(SocketAddr::new(ip, bound.port())).await;
             stream.read_to_end(&mut Vec::new()).await.unwrap_err();
-            assert_eq!(proxy.record().await.event, TcpEvent::Refused);
+            assert_eq!(proxy.record().await.event, TcpEvent::Refused, "{ip}");
         }
     })
     .await;
