@@ -78,6 +78,11 @@ impl Workers {
         self.list.len()
     }
 
+    /// Their runtimes.
+    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        self.list.iter().map(|worker| &worker.runtime)
+    }
+
     /// A place for a connection: where there are fewest.
     pub fn for_connection(&self) -> Place {
         let load = |index: usize| (self.load(index, Kind::Connection), self.load(index, Kind::Stream));

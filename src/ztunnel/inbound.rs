@@ -3,6 +3,7 @@
 use super::{
     admit::{self, Admitted, Here, Refusal},
     connection::{self, About, Connection, Party},
+    open::Open,
     proxy_protocol,
     relay::relay,
     shared::Shared,
@@ -14,7 +15,7 @@ use crate::{
     runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
-    transport::{Accepted, Cuttable as _, TlsError, socket::ConnectOptions, tls},
+    transport::{Accepted, Cuttable as _, TlsError, WorkloadCert, socket::ConnectOptions, tls},
 };
 use http::StatusCode;
 use std::{
@@ -35,7 +36,7 @@ struct Tunnel {
 /// Serves one tunnel until it ends.
 pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
-    let (io, identity) = match secured {
+    let (io, identity, cert) = match secured {
         Ok(secured) => secured,
         Err((reason, error)) => {
             connection::refused(&shared.log, Reported::Inbound, (peer, local), error);
@@ -52,12 +53,12 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
             serve(&shared, &tunnel, connect).await;
         });
     };
-    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), on_connect).await {
+    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), shared.certs.replaced(&cert), on_connect).await {
         tracing::info!(%peer, identity = %tunnel.identity, %error, cause = cause(&error), "tunnel closed");
     }
 }
 
-type Secured = (tls::ServerStream<TcpStream>, Identity);
+type Secured = (tls::ServerStream<TcpStream>, Identity, Arc<WorkloadCert>);
 
 async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
     let handshake = async {
@@ -67,10 +68,11 @@ async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<
             tracing::error!(%error, "no certificate: no tunnel");
             (HandshakeFailure::Certificate, error.to_string())
         })?;
-        tls::accept(stream, &cert).await.map_err(|error| {
+        let (io, identity) = tls::accept(stream, &cert).await.map_err(|error| {
             tracing::info!(%peer, %error, cause = cause(&error), "handshake refused");
             (reason(&error), error.to_string())
-        })
+        })?;
+        Ok((io, identity, cert))
     };
     let limit = shared.config.hbone.handshake_timeout;
     let in_time = tokio::time::timeout(limit, handshake).await;
@@ -188,7 +190,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
     let baggage = shared.config.response_baggage.then(|| Baggage::read(connect.headers()));
     let here = here(shared, tunnel, local);
     let named = || forwarded_host(connect.headers()).and_then(|host| admit::named_service(snapshot, here, host));
-    let service: Option<Arc<Service>> = admitted.service.or_else(named);
+    let service: Option<Arc<Service>> = admitted.service.clone().or_else(named);
     let about = About {
         direction: Reported::Inbound,
         source: Party {
@@ -200,6 +202,12 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
         destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&local.workload.identity) },
         service: service.as_deref(),
         hbone_addr: Some(connect.authority().into()),
+        open: Open::Inbound {
+            src: tunnel.peer,
+            service: service.as_ref().map(|s| s.key.hostname.name()),
+            actual_dst: admitted.address,
+            is_hbone: true,
+        },
     };
     Connection::open(shared, &about, started)
 }

@@ -6,9 +6,11 @@
 
 mod admit;
 mod connection;
+mod identities;
 mod inbound;
 mod names;
 mod node;
+mod open;
 mod outbound;
 mod own;
 mod plaintext;
@@ -22,6 +24,7 @@ mod socks5;
 mod tests;
 mod tracker;
 
+pub use identities::follow_identities;
 pub use node::{Node, NodeConfig, PodProxy, SourcePreservation};
 pub use own::OwnPorts;
 pub use pods::{
@@ -37,8 +40,9 @@ use crate::{
     telemetry::AccessLog,
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
+use open::OpenConnections;
 use shared::Shared;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// What can be set on a ztunnel.
@@ -59,18 +63,18 @@ pub struct Config {
     /// Connections (tunnels, on 15008) open on a listener at a time; above it new ones wait to be
     /// accepted.
     pub max_connections: usize,
+    /// The network that this proxy is on; empty where there is only one.
+    pub network: Name,
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
-    /// Our network, by which peers on others are told apart.
-    pub network: Name,
     /// A workload that takes the PROXY protocol is reached at its loopback address, where nobody but
     /// us can tell it a client.
     pub localhost_app_tunnel: bool,
     /// The answer to a CONNECT tells who the workload is; what the request tells is read.
     pub response_baggage: bool,
-    /// Judgements of policies are logged at INFO; otherwise at DEBUG.
-    pub authz_policy_info_logging: bool,
+    /// What policies decide is logged at INFO; otherwise at DEBUG.
+    pub log_verdicts: bool,
 }
 
 impl Default for Config {
@@ -83,11 +87,11 @@ impl Default for Config {
             workload_wait: Duration::from_secs(5),
             socks5_handshake_timeout: Duration::from_secs(10),
             max_connections: 16_384,
-            preserve_source: false,
             network: "".into(),
+            preserve_source: false,
             localhost_app_tunnel: true,
             response_baggage: true,
-            authz_policy_info_logging: false,
+            log_verdicts: false,
         }
     }
 }
@@ -128,10 +132,36 @@ pub struct Listeners {
     pub socks5: Option<TcpListener>,
 }
 
+/// Listeners on their way to another runtime.
+#[derive(Debug)]
+pub struct DetachedListeners([Option<std::net::TcpListener>; 4]);
+
 impl Listeners {
+    /// Takes them out of this runtime.
+    ///
+    /// # Errors
+    /// When the system refuses; all of them are closed.
+    pub fn detach(self) -> io::Result<DetachedListeners> {
+        let Self { inbound, plaintext, outbound, socks5 } = self;
+        let detach = |listener: Option<TcpListener>| listener.map(TcpListener::into_std).transpose();
+        Ok(DetachedListeners([detach(inbound)?, detach(plaintext)?, detach(outbound)?, detach(socks5)?]))
+    }
+
     fn own_ports(&self) -> OwnPorts {
         let all = [&self.inbound, &self.plaintext, &self.outbound, &self.socks5];
         OwnPorts::new(all.into_iter().flatten().filter_map(|l| l.local_addr().ok()).map(canonical).collect())
+    }
+}
+
+impl DetachedListeners {
+    /// Puts them into the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system refuses; all of them are closed.
+    pub fn attach(self) -> io::Result<Listeners> {
+        let [inbound, plaintext, outbound, socks5] = self.0;
+        let attach = |listener: Option<std::net::TcpListener>| listener.map(TcpListener::from_std).transpose();
+        Ok(Listeners { inbound: attach(inbound)?, plaintext: attach(plaintext)?, outbound: attach(outbound)?, socks5: attach(socks5)? })
     }
 }
 
@@ -145,6 +175,7 @@ pub struct Ztunnel {
     log: AccessLog,
     sockets: Sockets,
     workers: Workers,
+    open: Arc<OpenConnections>,
 }
 
 impl Ztunnel {
@@ -158,13 +189,18 @@ impl Ztunnel {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers }
+        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers, open: Arc::default() }
     }
 
     /// The same, with sockets of this kind for all that it opens.
     #[must_use]
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// The same, with its connections in this list.
+    fn listed_in(self, open: Arc<OpenConnections>) -> Self {
+        Self { open, ..self }
     }
 
     /// Serves the listeners until `drain` is signalled; connections then go on until they are done
@@ -183,10 +219,10 @@ impl Ztunnel {
     }
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
-        let Self { config, local, certs, mesh, log, sockets, workers } = self;
-        let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone());
+        let Self { config, local, certs, mesh, log, sockets, workers, open } = self;
+        let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
-        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), drain }
+        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), open, drain }
     }
 }
 

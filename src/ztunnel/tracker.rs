@@ -32,7 +32,7 @@ pub(super) struct Subject {
 /// An event about policy: at INFO when that is asked for, else at DEBUG.
 macro_rules! judged {
     ($config:expr, $($what:tt)*) => {
-        if $config.authz_policy_info_logging {
+        if $config.log_verdicts {
             tracing::info!(target: "authorization", $($what)*);
         } else {
             tracing::debug!(target: "authorization", $($what)*);
