@@ -15,6 +15,7 @@ mod outbound;
 mod own;
 mod plaintext;
 mod pods;
+mod proxy_protocol;
 mod relay;
 mod resolve;
 mod shared;
@@ -70,6 +71,13 @@ pub struct Config {
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
+    /// A workload that takes the PROXY protocol is reached at its loopback address, where nobody but
+    /// us can tell it a client.
+    pub localhost_app_tunnel: bool,
+    /// The answer to a CONNECT tells who the workload is; what the request tells is read.
+    pub response_baggage: bool,
+    /// What policies decide is logged at INFO; otherwise at DEBUG.
+    pub log_verdicts: bool,
 }
 
 impl Default for Config {
@@ -84,6 +92,9 @@ impl Default for Config {
             max_connections: 16_384,
             network: "".into(),
             preserve_source: false,
+            localhost_app_tunnel: true,
+            response_baggage: true,
+            log_verdicts: false,
         }
     }
 }
