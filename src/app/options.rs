@@ -98,8 +98,6 @@ pub struct NodeOptions {
     pub response_baggage: bool,
     /// Refuse what has no usable waypoint.
     pub require_waypoint: bool,
-    /// About how old a tunnel to a waypoint may become.
-    pub waypoint_tunnel_age: Duration,
     /// Log verdicts at level info.
     pub log_verdicts: bool,
     /// Time that certificates are asked for.
@@ -131,7 +129,6 @@ impl Default for NodeOptions {
             localhost_app_tunnel: true,
             response_baggage: true,
             require_waypoint: false,
-            waypoint_tunnel_age: Duration::from_secs(300),
             log_verdicts: false,
             secret_ttl: Duration::from_secs(24 * 60 * 60),
         }
@@ -171,7 +168,6 @@ impl From<&ZtunnelCommand> for NodeOptions {
             localhost_app_tunnel: command.localhost_app_tunnel,
             response_baggage: command.response_baggage,
             require_waypoint: command.require_waypoint,
-            waypoint_tunnel_age: command.waypoint_tunnel_age,
             log_verdicts: command.authz_policy_info_logging,
             secret_ttl: command.secret_ttl,
         }
@@ -187,6 +183,7 @@ fn config(command: &ZtunnelCommand) -> Config {
         workload_wait: command.workload_wait,
         socks5_handshake_timeout: command.socks5_timeout,
         max_connections: command.max_connections,
+        network: command.pod.network.as_str().into(),
         preserve_source: command.sockets.preserve_source == Some(true),
     }
 }

@@ -1,22 +1,20 @@
 //! From the mesh to the workload (15008): TLS, CONNECT, policy, a connection, a copy.
 
 use super::{
-    Shared,
     admit::{self, Admitted, Here, Refusal},
     connection::{self, About, Connection, Party},
+    open::Open,
     relay::relay,
+    shared::Shared,
     tracker::{Subject, Tracked},
 };
 use crate::{
     hbone::{self, Baggage, Connect, TunnelIo, forwarded_host},
     model::{Identity, Service},
+    runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
-    transport::{
-        Accepted, TlsError,
-        socket::{self, ConnectOptions},
-        tls,
-    },
+    transport::{Accepted, TlsError, WorkloadCert, socket::ConnectOptions, tls},
 };
 use http::StatusCode;
 use std::{
@@ -35,9 +33,9 @@ struct Tunnel {
 }
 
 /// Serves one tunnel until it ends.
-pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
-    let (io, identity) = match secured {
+    let (io, identity, cert) = match secured {
         Ok(secured) => secured,
         Err((reason, error)) => {
             connection::refused(&shared.log, Reported::Inbound, (peer, local), error);
@@ -49,28 +47,31 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
     let tunnel = Arc::new(Tunnel { peer, local, identity });
     let on_connect = |connect| {
         let (shared, tunnel, guard) = (shared.clone(), tunnel.clone(), shared.drain.guard());
-        tokio::spawn(async move {
-            let _guard = guard;
+        place.workers().for_stream(&place).spawn(|place| async move {
+            let _held = (guard, place);
             serve(&shared, &tunnel, connect).await;
         });
     };
-    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), on_connect).await {
+    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), shared.certs.replaced(&cert), on_connect).await {
         tracing::info!(%peer, identity = %tunnel.identity, %error, cause = cause(&error), "tunnel closed");
     }
 }
 
-type Secured = (tls::ServerStream<TcpStream>, Identity);
+type Secured = (tls::ServerStream<TcpStream>, Identity, Arc<WorkloadCert>);
 
 async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
     let handshake = async {
-        let cert = shared.certs.fetch(&shared.local.identity).await.map_err(|error| {
+        let unknown = || (HandshakeFailure::Certificate, "the local workload is not known".to_owned());
+        let (_, local) = shared.world().await.ok_or_else(unknown)?;
+        let cert = shared.certs.fetch(&local.workload.identity).await.map_err(|error| {
             tracing::error!(%error, "no certificate: no tunnel");
             (HandshakeFailure::Certificate, error.to_string())
         })?;
-        tls::accept(stream, &cert).await.map_err(|error| {
+        let (io, identity) = tls::accept(stream, &cert).await.map_err(|error| {
             tracing::info!(%peer, %error, cause = cause(&error), "handshake refused");
             (reason(&error), error.to_string())
-        })
+        })?;
+        Ok((io, identity, cert))
     };
     let limit = shared.config.hbone.handshake_timeout;
     let in_time = tokio::time::timeout(limit, handshake).await;
@@ -170,7 +171,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
     let baggage = Baggage::read(connect.headers());
     let here = Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own };
     let named = || forwarded_host(connect.headers()).and_then(|host| admit::named_service(snapshot, here, host));
-    let service: Option<Arc<Service>> = admitted.service.or_else(named);
+    let service: Option<Arc<Service>> = admitted.service.clone().or_else(named);
     let about = About {
         direction: Reported::Inbound,
         source: Party {
@@ -179,9 +180,15 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
             baggage: Some(&baggage),
             identity: Some(&tunnel.identity),
         },
-        destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&shared.local.identity) },
+        destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&local.workload.identity) },
         service: service.as_deref(),
         hbone_addr: Some(connect.authority().into()),
+        open: Open::Inbound {
+            src: tunnel.peer,
+            service: service.as_ref().map(|s| s.key.hostname.name()),
+            actual_dst: admitted.address,
+            is_hbone: true,
+        },
     };
     Connection::open(shared, &about, started)
 }
@@ -191,7 +198,7 @@ pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: Socket
     counters().upstream_connects.increment(1);
     let source = shared.config.preserve_source.then_some(client);
     let options = ConnectOptions { source, ..ConnectOptions::new(shared.config.connect_timeout) };
-    let connected = socket::connect_with(address, options).await;
+    let connected = shared.sockets.connect(address, options).await;
     if connected.is_err() {
         counters().upstream_connects_failed.increment(1);
     }
