@@ -1,9 +1,9 @@
-//! `/config_dump`: what is served, and what is wrong with what is not.
+//! A waypoint's `/config_dump`: what is served, and what is wrong with what is not.
 
 use super::mesh::Findings;
 use crate::{
     model::AppProtocol,
-    state::{Backends, Destination, Hop, NodeSnapshot, RulePlan, Upstream, WaypointRoute, WaypointSnapshot},
+    state::{Backends, Destination, Hop, RulePlan, Upstream, WaypointSnapshot},
 };
 use serde_json::{Value, json};
 use std::sync::PoisonError;
@@ -23,30 +23,6 @@ pub(super) fn waypoint(snapshot: &WaypointSnapshot, findings: &Findings) -> Stri
             "upstreams": compiled.upstreams,
         },
         "destinations": destinations.iter().map(|d| destination(d)).collect::<Vec<_>>(),
-        "findings": &*findings.lock().unwrap_or_else(PoisonError::into_inner),
-    });
-    format!("{dump:#}\n")
-}
-
-/// A ztunnel's dump.
-pub(super) fn ztunnel(snapshot: &NodeSnapshot, findings: &Findings) -> String {
-    let mut services: Vec<_> = snapshot.services().collect();
-    services.sort_by_key(|s| s.service.key.clone());
-    let services = services.iter().map(|s| {
-        let ports: std::collections::BTreeMap<_, _> = s.ports.iter().map(|(port, u)| (port, upstream(u))).collect();
-        let waypoint = s.waypoint.as_ref().map(|w| match w {
-            WaypointRoute::Gateway { name, .. } => name.to_string(),
-            WaypointRoute::At(place) => place.to_string(),
-        });
-        json!({ "host": s.service.key.hostname.as_str(), "namespace": &*s.service.key.namespace, "vips": s.service.vips, "waypoint": waypoint, "ports": ports })
-    });
-    let local = snapshot
-        .local_workloads()
-        .map(|w| json!({ "uid": &*w.workload.uid, "identity": w.workload.identity.as_str(), "policyRules": w.rules.len() }));
-    let dump = json!({
-        "version": snapshot.version,
-        "local": local.collect::<Vec<_>>(),
-        "services": services.collect::<Vec<_>>(),
         "findings": &*findings.lock().unwrap_or_else(PoisonError::into_inner),
     });
     format!("{dump:#}\n")

@@ -135,6 +135,40 @@ impl Default for NodeOptions {
     }
 }
 
+impl ZtunnelOptions {
+    /// How it was started, as the configuration dump shows it. Texts that were given inline are left
+    /// out.
+    pub(super) fn shown(&self) -> serde_json::Value {
+        let node = &self.node;
+        let mesh = match &self.mesh {
+            MeshFrom::Manifests(config) => serde_json::json!({ "manifests": config.paths }),
+            MeshFrom::LocalFile(path) => serde_json::json!({ "localXds": path }),
+            MeshFrom::LocalText(_) => serde_json::json!({ "localXds": "inline" }),
+        };
+        let (mode, socket) = match &self.mode {
+            Mode::Shared(shared) => ("Shared", Some(&shared.socket)),
+            Mode::Dedicated { .. } => ("Dedicated", None),
+        };
+        serde_json::json!({
+            "proxyMode": mode,
+            "inpodUds": socket,
+            "mesh": mesh,
+            "localNode": node.name,
+            "network": node.network,
+            "clusterId": node.cluster,
+            "clusterDomain": self.config.cluster_domain,
+            "packetMark": node.mark,
+            "requireOriginalSource": node.preserve_source,
+            "ipv6Enabled": node.ipv6,
+            "dnsProxy": node.dns.is_some(),
+            "requireWaypoint": node.require_waypoint,
+            "numWorkerThreads": self.process.worker_threads,
+            "selfTerminationDeadline": format!("{:?}", self.process.drain_deadline),
+            "ztunnel": format!("{:?}", self.config),
+        })
+    }
+}
+
 impl TryFrom<ZtunnelCommand> for ZtunnelOptions {
     type Error = AppError;
 

@@ -1,10 +1,12 @@
 //! `cairn ztunnel`, in dedicated mode: one process for one workload.
 
 use super::{
-    AppError, MeshSource, Process, Running, ZtunnelOptions, config_dump,
+    AppError, MeshSource, Process, Running, ZtunnelOptions,
+    node_dump::{NodeDump, NodeFacts},
     options::{MeshFrom, Mode},
 };
 use crate::{
+    cert::{CertState, CertStatus},
     model::{Identity, Name, Resource, Workload},
     runtime::Workers,
     settings::{WorkloadName, ZtunnelCommand},
@@ -37,6 +39,7 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
     telemetry::component("ztunnel");
     telemetry::report_runtimes([tokio::runtime::Handle::current()]);
     let missing = |what: &str| AppError::config(anyhow::anyhow!("{what} is not supported yet"));
+    let config = options.shown();
     let Mode::Dedicated { workload } = options.mode else { return Err(missing("shared mode")) };
     let MeshFrom::Manifests(manifests) = options.mesh else { return Err(missing("a local xDS file")) };
     let root_namespace = manifests.root_namespace.clone();
@@ -53,8 +56,19 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
         outbound: process.listen("outbound", addresses.outbound_address)?,
         socks5: process.listen("socks5", addresses.socks5_address)?,
     };
-    let (handle, findings) = (mesh.handle.clone(), mesh.findings);
-    process.serve_admin(&addresses.admin, log, move || config_dump::ztunnel(&handle.load(), &findings))?;
+    let facts = NodeFacts {
+        network: options.node.network,
+        root_namespace: root_namespace.as_str().into(),
+        cluster_domain: options.config.cluster_domain.clone(),
+        config,
+    };
+    let (handle, certs) = (mesh.handle.clone(), process.certs.subscribe());
+    process.serve_admin(&addresses.admin, log, move || {
+        let cert = certs.borrow().clone();
+        let certificates = [CertStatus { identity: cert.identity().clone(), state: CertState::Available(cert) }];
+        let (snapshot, policies, findings) = (&*handle.load(), &mesh.policies, &mesh.findings);
+        NodeDump { facts: &facts, snapshot, policies, findings, certificates: &certificates, pods: None }.text()
+    })?;
     let workers = Workers::current();
     let ztunnel = Ztunnel::new(Arc::new(options.config), local, process.certs.clone(), mesh.handle, workers.clone(), access);
     tokio::spawn(ztunnel.serve(listeners, workers.for_connection(), process.drain()));
