@@ -1,22 +1,25 @@
 //! `cairn ztunnel`: one process for all pods of a node, or for one workload.
 
 use super::{
-    AppError, MeshSource, Process, Running, ZtunnelOptions, config_dump,
+    AppError, MeshSource, Process, Running, ZtunnelOptions,
+    mesh::{Findings, Policies},
+    node_dump::{NodeDump, NodeFacts},
     options::{MeshFrom, Mode, NodeOptions, OwnPod, Shared},
 };
 use crate::{
     cert::{self, FileCertSource, Keeper},
     control::{local, zds},
-    hbone,
     model::{Identity, Name, Resource, ResourceName, Workload},
     runtime::{DrainWatch, Workers, workers},
     settings::{ListenAddress, WorkloadName, ZtunnelCommand},
-    state::{Change, NodeCompiler, Own},
-    telemetry::{self, AccessLog, log::LogHandle, node_counters},
+    state::{Change, NodeCompiler, NodeSnapshot, Own, SnapshotHandle},
+    telemetry::{self, AccessLog, PodCounters, log::LogHandle},
     transport::{Sockets, netns, sockets::SocketOptions},
-    ztunnel::{Config, Enrolment, Listeners, Local, Node, NodeConfig, PodsConfig, SourcePreservation, Ztunnel, follow_identities},
+    ztunnel::{
+        Config, Enrolment, Listeners, Local, Node, NodeConfig, PodState, PodsConfig, SourcePreservation, Ztunnel, follow_identities,
+    },
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 /// How often certificate files are looked at.
@@ -50,8 +53,9 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
 }
 
 fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
-    let own = Own::Node(options.node.name.clone());
+    let (own, shown) = (Own::Node(options.node.name.clone()), options.shown());
     let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let cluster_domain = config.cluster_domain.clone();
     if let Some(mark) = node.mark {
         netns::self_test(mark).map_err(AppError::config)?;
     }
@@ -76,11 +80,11 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
         ztunnel: Arc::new(node.apply(config)),
     };
     let pods = Node::new(node_config, keeper.clone(), mesh.handle.clone(), workers, access);
-    let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), node_counters().pods.clone());
+    let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), PodCounters::resolve());
     let states = enrolment.states();
-    let (handle, findings) = (mesh.handle.clone(), mesh.findings);
-    let dump = move || config_dump::ztunnel(&handle.load(), &findings, &keeper.list(), Some(states.all()));
-    process.serve_admin(&listeners.admin, log, dump)?;
+    let facts = facts(&node, &root_namespace, cluster_domain, shown);
+    let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper };
+    process.serve_admin(&listeners.admin, log, move || dump.text(Some(&states.all())))?;
     if let Some(own) = shared.own {
         tokio::spawn(serve_own(pods, own, process.drain()));
     }
@@ -101,7 +105,9 @@ fn start_dedicated(
     access: AccessLog,
     log: LogHandle,
 ) -> Result<Running, AppError> {
+    let shown = options.shown();
     let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let cluster_domain = config.cluster_domain.clone();
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
     let (keeper, only) = (keeper(&process)?, only_identity(&process)?);
@@ -115,8 +121,9 @@ fn start_dedicated(
         socks5: process.listen("socks5", listeners.socks5_address)?,
     };
     let bound = bound.detach().map_err(AppError::run)?;
-    let (handle, findings, certs) = (mesh.handle.clone(), mesh.findings, keeper.clone());
-    process.serve_admin(&listeners.admin, log, move || config_dump::ztunnel(&handle.load(), &findings, &certs.list(), None))?;
+    let facts = facts(&node, &root_namespace, cluster_domain, shown);
+    let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper: keeper.clone() };
+    process.serve_admin(&listeners.admin, log, move || dump.text(None))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
     telemetry::report_runtimes(workers.runtimes().cloned());
     let sockets = Sockets::new(socket_options(&node));
@@ -163,6 +170,26 @@ fn open(mesh: MeshFrom, node: &NodeOptions, config: &Config) -> Result<Mesh, App
     }
 }
 
+fn facts(node: &NodeOptions, root_namespace: &str, cluster_domain: Name, config: serde_json::Value) -> NodeFacts {
+    NodeFacts { network: node.network.clone(), root_namespace: root_namespace.into(), cluster_domain, config }
+}
+
+/// What the configuration dump is made from, whenever somebody asks.
+struct Dump {
+    facts: NodeFacts,
+    mesh: SnapshotHandle<NodeSnapshot>,
+    policies: Policies,
+    findings: Findings,
+    keeper: Arc<Keeper>,
+}
+
+impl Dump {
+    fn text(&self, pods: Option<&BTreeMap<Name, PodState>>) -> String {
+        let Self { facts, mesh, policies, findings, keeper } = self;
+        NodeDump { facts, snapshot: &mesh.load(), policies, findings, certificates: &keeper.list(), pods }.text()
+    }
+}
+
 fn compiler(own: Own, root_namespace: &str, node: &NodeOptions) -> NodeCompiler {
     NodeCompiler::new(own, root_namespace).require_waypoint(node.require_waypoint)
 }
@@ -189,9 +216,7 @@ fn socket_options(node: &NodeOptions) -> SocketOptions {
 impl NodeOptions {
     /// Limits, with what holds for the whole node.
     fn apply(&self, config: Config) -> Config {
-        let hbone = hbone::Config { max_tunnel_age: self.waypoint_tunnel_age, ..config.hbone };
         Config {
-            hbone,
             network: self.network.clone(),
             localhost_app_tunnel: self.localhost_app_tunnel,
             response_baggage: self.response_baggage,

@@ -51,10 +51,6 @@ pub struct ZtunnelCommand {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub hbone: HboneArgs,
-    /// A tunnel to a waypoint is replaced after about this long, so that new instances get their share
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, help_heading = "Tunnels",
-          env = "CAIRN_WAYPOINT_TUNNEL_AGE")]
-    pub waypoint_tunnel_age: Duration,
     /// Tell the other side in the answer to a CONNECT which workload it has reached
     #[arg(long, value_name = "BOOL", action = Set, value_parser = boolean, default_value = "true", help_heading = "Tunnels",
           env = "ENABLE_RESPONSE_BAGGAGE")]

@@ -37,7 +37,7 @@ use crate::{
     model::{Name, ResourceName, Workload},
     runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::{AccessLog, Reporter, node_counters},
+    telemetry::{AccessLog, OpenSocket, SocketCounters},
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
 use open::OpenConnections;
@@ -214,10 +214,10 @@ impl Ztunnel {
         tokio::spawn(shared::upkeep(shared.clone()));
         let Listeners { inbound, plaintext, outbound, socks5 } = listeners;
         tokio::join!(
-            accept(&shared, (inbound, Reporter::Destination), &home, |home| home.workers().for_connection(), inbound::tunnel),
-            accept(&shared, (plaintext, Reporter::Destination), &home, place_of_stream, plaintext::serve),
-            accept(&shared, (outbound, Reporter::Source), &home, place_of_stream, outbound::captured),
-            accept(&shared, (socks5, Reporter::Source), &home, place_of_stream, socks5::serve),
+            accept(&shared, (inbound, SocketCounters::destination), &home, |home| home.workers().for_connection(), inbound::tunnel),
+            accept(&shared, (plaintext, SocketCounters::destination), &home, place_of_stream, plaintext::serve),
+            accept(&shared, (outbound, SocketCounters::source), &home, place_of_stream, outbound::captured),
+            accept(&shared, (socks5, SocketCounters::source), &home, place_of_stream, socks5::serve),
         );
     }
 
@@ -225,7 +225,20 @@ impl Ztunnel {
         let Self { config, local, certs, mesh, log, sockets, workers, open } = self;
         let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
-        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), open, drain }
+        Shared {
+            config,
+            local,
+            certs,
+            mesh,
+            log,
+            sockets,
+            pools,
+            own,
+            tracker: Arc::default(),
+            open,
+            counted: SocketCounters::resolve(),
+            drain,
+        }
     }
 }
 
@@ -237,7 +250,7 @@ fn place_of_stream(home: &Place) -> Place {
 /// the place that is chosen for it.
 async fn accept<F>(
     shared: &Arc<Shared>,
-    (listener, reporter): (Option<TcpListener>, Reporter),
+    (listener, count): (Option<TcpListener>, fn(&SocketCounters) -> OpenSocket),
     home: &Place,
     choose: impl Fn(&Place) -> Place,
     serve: impl Fn(Arc<Shared>, Accepted, Place) -> F + Copy + Send + 'static,
@@ -247,7 +260,7 @@ async fn accept<F>(
     let Some(listener) = listener else { return };
     let places = Arc::new(Semaphore::new(shared.config.max_connections));
     let hand_over = |accepted: Accepted, held: Option<OwnedSemaphorePermit>| {
-        let held = (held, node_counters().socket(reporter));
+        let held = (held, count(&shared.counted));
         let (shared, guard, place) = (shared.clone(), shared.drain.guard(), choose(home));
         if place.worker() == home.worker() {
             tokio::spawn(async move {

@@ -5,7 +5,7 @@ use crate::{
     hbone,
     runtime::{DrainWatch, Place},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, SocketCounters},
     transport::{CertSource, Sockets},
 };
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -26,6 +26,7 @@ pub(super) struct Shared {
     pub(super) own: OwnPorts,
     pub(super) tracker: Arc<Tracker>,
     pub(super) open: Arc<OpenConnections>,
+    pub(super) counted: SocketCounters,
     pub(super) drain: DrainWatch,
 }
 
