@@ -1,13 +1,27 @@
-//! Redirected traffic, in a network namespace of its own with real rules. Needs root and iptables;
-//! without them it says so, and with `REQUIRE_NETNS=1` it fails.
+//! Redirected traffic in network namespaces with real rules: here inside of the test's process, below
+//! with the real binary, two nodes and a CNI. Needs root, iproute2 and iptables; without them it says
+//! so, and with `REQUIRE_NETNS=1` it fails.
+
+mod churn;
+mod dedicated;
+mod harness;
+mod hostile;
+mod names;
+mod paths;
+mod services;
+mod shapes;
 
 use crate::{
-    support::{Backend, PATIENCE},
+    support::{
+        Backend, PATIENCE, World,
+        apps::{Apps, ECHO, echo, pattern},
+        world::FAMILIES,
+    },
     through::{captured, mesh},
 };
 use http::StatusCode;
 use nix::sched::{CloneFlags, unshare};
-use std::{future::Future, net::SocketAddr, process::Command};
+use std::{future::Future, net::SocketAddr, process::Command, sync::Arc};
 
 /// Runs `test` on a thread in a new network namespace, with everything it starts.
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
