@@ -4,12 +4,19 @@ use super::*;
 use crate::support::{
     Cni, Peer, Tunnel,
     apps::Load,
-    world::{Spec, identity},
+    world::{Pod, Spec, identity},
+};
+use cairn::transport::{
+    self, Sockets,
+    listener::{self, Accepted, ListenOptions},
+    socket::{self, ConnectOptions},
+    sockets::SocketOptions,
 };
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg,
 };
-use std::{io::IoSliceMut, mem::MaybeUninit, os::fd::OwnedFd, path::PathBuf};
+use std::{io::IoSliceMut, mem::MaybeUninit, net::Ipv6Addr, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_reach_each_other_without_a_mesh() {
@@ -51,22 +58,62 @@ async fn pods_reach_each_other_without_a_mesh() {
     });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn redirection_catches_what_is_not_marked() {
-    let Some(mut world) = World::new() else { return };
-    let (captured, plain) = (world.pod(Spec::captured("captured", 1)), world.pod(Spec::plain("plain", 2)));
-    let (_apps, _other) = (Apps::start(&captured), Apps::start(&plain));
-    // Nobody listens where it leads to.
-    for family in FAMILIES {
-        assert!(captured.connect(plain.addr(family, ECHO)).await.is_err(), "what a pod opens, {family:?}");
-        assert!(plain.connect(captured.addr(family, ECHO)).await.is_err(), "what comes to a pod, {family:?}");
-        assert!(captured.connect(captured.addr(family, ECHO)).await.is_ok(), "a pod and its own address, {family:?}");
-        let listen = |address| captured.netns.enter(|| std::net::TcpListener::bind::<SocketAddr>(address)).unwrap();
-        let _listening = (listen(captured.addr(family, 15008)), listen(SocketAddr::new(family.localhost(), 15001)));
-        assert!(plain.connect(captured.addr(family, 15008)).await.is_ok(), "HBONE is let in, {family:?}");
-        let stream = captured.connect(plain.addr(family, ECHO)).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), plain.addr(family, ECHO), "the application does not notice, {family:?}");
+/// What a ztunnel does to plaintext, without its judgement: connects to where the application
+/// wanted to, with the mark, and inbound from the client's address.
+fn stand_in(pod: &Pod) -> JoinSet<()> {
+    let netns = Arc::new(transport::Netns::new(pod.netns.handle()).unwrap());
+    let sockets = Sockets::new(SocketOptions { mark: Some(1337), ..SocketOptions::default() }).inside(netns);
+    let mut tasks = JoinSet::new();
+    for (port, is_inbound) in [(15006, true), (15001, false)] {
+        let options = ListenOptions { transparent: true, ..ListenOptions::default() };
+        let listener = sockets.listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), options).unwrap();
+        let sockets = sockets.clone();
+        tasks.spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let Accepted { mut stream, peer, .. } = listener::accept(&listener).await;
+                let to = socket::original_dst(&stream).unwrap().0;
+                let source = is_inbound.then_some(peer.ip());
+                let sockets = sockets.clone();
+                open.spawn(async move {
+                    let options = ConnectOptions { source, ..ConnectOptions::new(Duration::from_secs(5)) };
+                    let Ok(mut upstream) = sockets.connect(to, options).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+                });
+            }
+        });
     }
+    tasks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirection_catches_what_is_not_marked_and_lets_a_proxy_speak_for_the_client() {
+    let Some(mut world) = World::new() else { return };
+    let (near, far) = (world.pod(Spec::captured("near", 1)), world.pod(Spec::captured("far", 2)));
+    let (beside, plain) = (world.pod(Spec::captured("beside", 1)), world.pod(Spec::plain("plain", 2)));
+    let pods = [&near, &far, &beside, &plain];
+    let apps = pods.map(Apps::start);
+    for family in FAMILIES {
+        // Nobody listens where it leads to.
+        assert!(near.connect(plain.addr(family, ECHO)).await.is_err(), "what a pod opens, {family:?}");
+        assert!(plain.connect(near.addr(family, ECHO)).await.is_err(), "what comes to a pod, {family:?}");
+        assert!(near.connect(near.addr(family, ECHO)).await.is_ok(), "a pod and its own address, {family:?}");
+        let _hbone = near.netns.enter(|| std::net::TcpListener::bind(near.addr(family, 15008))).unwrap();
+        assert!(plain.connect(near.addr(family, 15008)).await.is_ok(), "HBONE is let in, {family:?}");
+    }
+    let proxies = [&near, &far, &beside].map(stand_in);
+    for from in pods {
+        for (to, app) in pods.iter().zip(&apps) {
+            for family in FAMILIES {
+                let what = format!("{} to {} by {family:?}", from.name, to.name);
+                let stream = from.connect(to.addr(family, ECHO)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+                assert_eq!(stream.peer_addr().unwrap(), to.addr(family, ECHO), "the application does not notice, {family:?}");
+                echo(stream, &pattern(10_000)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+                assert_eq!(app.last_peer(ECHO), Some(from.ip(family)), "{what}");
+            }
+        }
+    }
+    drop(proxies);
 }
 
 /// The ztunnel's side of ZDS, as small as can be.

@@ -286,6 +286,8 @@ impl World {
         command.args(["proxy", "ztunnel"]);
         // As in the stock DaemonSet, with files in place of the control plane.
         command.envs([
+            ("CA_ADDRESS", "istiod.istio-system.svc:15012"),
+            ("XDS_ADDRESS", "istiod.istio-system.svc:15012"),
             ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
             ("INPOD_ENABLED", "true"),
             ("TERMINATION_GRACE_PERIOD_SECONDS", "30"),
