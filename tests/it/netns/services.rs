@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::support::{
-    Proxy,
     apps::{COUNT, End, HTTP, end, talk},
-    backend, client as http_client,
+    client as http_client, eventually,
     proxy::Access,
     world::{Family, Pod, Spec, identity},
 };
@@ -172,9 +171,11 @@ async fn get(stream: TcpStream, path: &str) -> Bytes {
 async fn traffic_takes_the_waypoint_of_its_service_and_of_its_workload() {
     let Some(mut world) = World::new() else { return };
     const WAYPOINT: &str = "  waypoint: {destination: \"app/waypoint.app.svc.cluster.local\", hboneMtlsPort: 15008}\n";
+    const GUARDED: &str = "  waypoint: {destination: \"app/waypoint.app.svc.cluster.local\", hboneMtlsPort: 15008}
+  authorizationPolicies: [\"app/only-the-waypoint\"]\n";
     let client = world.pod(Spec::captured("client", 1));
     let own = "\"app/web.app.svc.cluster.local\": {80: 8087, 90: 8080}";
-    let server = world.pod(Spec::captured("server", 2).services(own).more(WAYPOINT));
+    let server = world.pod(Spec::captured("server", 2).services(own).more(GUARDED));
     let waypoint = world.pod(Spec::native("waypoint", 2).services("\"app/waypoint.app.svc.cluster.local\": {15008: 15008}"));
     let apps = Apps::start(&server);
     let services = [
@@ -205,14 +206,15 @@ async fn traffic_takes_the_waypoint_of_its_service_and_of_its_workload() {
         ("workload, IPv6", server.addr(Family::V6, HTTP)),
     ];
     for (what, to) in rows {
+        let path = format!("/by-{}", what.replace(", ", "-"));
         let stream = client.connect(to).await.unwrap();
-        assert_eq!(get(stream, &format!("/{}", what.len())).await, "server", "{what}");
+        assert_eq!(get(stream, &path).await, "server", "{what}");
         let is_it = |a: &Access| a.get("direction") == "outbound" && a.get("dst.hbone_addr") == to.to_string();
         let line = near.access(what, is_it).await;
         let peer = identity("waypoint").to_string();
         assert!(line.has(&[("dst.workload", "waypoint"), ("dst.identity", &peer), ("src.workload", "client")]), "{what}: {line:?}");
-        let carried = format!("/{}", what.len());
-        assert!(middle.output().contains(&carried) || wait_for(&middle, &carried).await, "{what}: the waypoint has seen the request");
+        let path = format!("GET {path} ");
+        eventually("the waypoint has seen the request", async || middle.output().contains(&path)).await;
     }
     let (from, to) = (identity("waypoint").to_string(), server.at(HTTP).to_string());
     let line = far.access("from the waypoint", |a| a.get("direction") == "inbound" && a.get("dst.hbone_addr") == to).await;
@@ -224,11 +226,6 @@ async fn traffic_takes_the_waypoint_of_its_service_and_of_its_workload() {
     drop(middle);
     let mut stream = client.connect(vip(10, Family::V4, 90)).await.unwrap();
     assert!(matches!(end(&mut stream).await, End::Closed(0) | End::Failed(_)), "nothing goes around a waypoint that is gone");
-}
-
-async fn wait_for(proxy: &Proxy, text: &str) -> bool {
-    crate::support::eventually("it is logged", async || proxy.output().contains(text)).await;
-    true
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,7 +240,7 @@ async fn an_application_tunnel_is_told_of_the_connection() {
     let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
     let hear = heard.clone();
     let _app = server.netns.enter(|| {
-        backend::Backend::tcp("127.0.0.1:15088".parse().unwrap(), move |mut stream| {
+        Backend::tcp("127.0.0.1:15088".parse().unwrap(), move |mut stream| {
             let hear = hear.clone();
             async move {
                 let peer = stream.peer_addr().unwrap().ip();
@@ -257,7 +254,7 @@ async fn an_application_tunnel_is_told_of_the_connection() {
     for (what, to, seen) in [("pod", server.at(8080), server.at(8080)), ("service", vip(10, Family::V4, 80), server.at(8080))] {
         let stream = client.connect(to).await.unwrap();
         assert_eq!(talk(stream, b"payload").await.unwrap(), b"", "{what}");
-        crate::support::eventually("the application has it", async || !heard.lock().unwrap().is_empty()).await;
+        eventually("the application has it", async || !heard.lock().unwrap().is_empty()).await;
         let (peer, bytes) = heard.lock().unwrap().pop().unwrap();
         assert!(peer.is_loopback(), "{what}: {peer}");
         // Version 2, PROXY, TCP over IPv4 (haproxy's proxy-protocol.txt, 2.2).
