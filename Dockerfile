@@ -6,7 +6,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # Dependencies change seldom: a layer of their own, built around an empty crate.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY proto proto
 RUN mkdir -p src benches/micro benches/waypoint && touch src/lib.rs \
  && echo 'fn main() {}' | tee src/main.rs benches/micro/main.rs > benches/waypoint/main.rs \
  && cargo build --release --locked \

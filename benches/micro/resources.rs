@@ -5,8 +5,8 @@ use cairn::{
     model::{
         Action, AllowedNamespaces, AppProtocol, AuthorizationPolicy, BackendRef, BackendTarget, Clause, Health, Hostname, HttpRoute,
         Identity, Kind, Locality, Match, Name, NamespaceInfo, Parent, PathPattern, PolicyTarget, Resource, ResourceId, ResourceName,
-        RouteMatch, RouteRule, Rule, Service, ServiceKey, ServicePort, StringMatch, TargetPort, TargetRef, Term, Test, Timeouts,
-        TrafficType, TunnelProtocol, Waypoint, WaypointBinding, Workload, WorkloadType,
+        RouteMatch, RouteRule, Rule, Service, ServiceKey, ServiceL4, ServicePort, StringMatch, TargetPort, TargetRef, Term, Test, Timeouts,
+        TrafficType, TunnelProtocol, Waypoint, WaypointBinding, Workload, WorkloadL4, WorkloadType,
     },
     state::{Change, Store, WaypointCompiler},
 };
@@ -48,6 +48,7 @@ fn service(number: usize) -> Service {
         publish_not_ready: false,
         external: false,
         subject_alt_names: Vec::new(),
+        l4: ServiceL4::default(),
     }
 }
 
@@ -74,6 +75,7 @@ pub fn workload(number: usize, version: usize) -> Workload {
         host_network: false,
         ports: Vec::new(),
         gateway: None,
+        l4: WorkloadL4::default(),
     }
 }
 

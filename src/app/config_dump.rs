@@ -3,7 +3,7 @@
 use super::mesh::Findings;
 use crate::{
     model::AppProtocol,
-    state::{Backends, Destination, Hop, NodeSnapshot, RulePlan, Upstream, WaypointSnapshot},
+    state::{Backends, Destination, Hop, NodeSnapshot, RulePlan, Upstream, WaypointRoute, WaypointSnapshot},
 };
 use serde_json::{Value, json};
 use std::sync::PoisonError;
@@ -34,7 +34,10 @@ pub(super) fn ztunnel(snapshot: &NodeSnapshot, findings: &Findings) -> String {
     services.sort_by_key(|s| s.service.key.clone());
     let services = services.iter().map(|s| {
         let ports: std::collections::BTreeMap<_, _> = s.ports.iter().map(|(port, u)| (port, upstream(u))).collect();
-        let waypoint = s.waypoint.as_ref().map(|w| w.name.to_string());
+        let waypoint = s.waypoint.as_ref().map(|w| match w {
+            WaypointRoute::Gateway { name, .. } => name.to_string(),
+            WaypointRoute::At(place) => place.to_string(),
+        });
         json!({ "host": s.service.key.hostname.as_str(), "namespace": &*s.service.key.namespace, "vips": s.service.vips, "waypoint": waypoint, "ports": ports })
     });
     let local = snapshot

@@ -4,11 +4,13 @@ use super::{AppError, MeshSource, Process, Running, config_dump};
 use crate::{
     control::manifest,
     model::{Identity, Name, Resource, ResourceName, Workload},
+    runtime::Workers,
     settings::{ProcessArgs, ZtunnelCommand, ZtunnelListeners},
-    state::{Change, NodeCompiler},
+    state::{Change, NodeCompiler, Own},
     telemetry::{self, AccessLog, log::LogHandle},
     ztunnel::{Config, Listeners, Local, Ztunnel},
 };
+use std::sync::Arc;
 
 /// Everything a ztunnel is started with.
 #[derive(Debug)]
@@ -68,8 +70,9 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
     let mut process = Process::new(options.process, access.clone())?;
     let identity = process.certs.identity().clone();
     let source = MeshSource::open(options.manifests)?;
-    let uid = served(&source, options.workload.as_ref(), &identity)?;
-    let mesh = source.follow(NodeCompiler::new(vec![uid.clone()], &root_namespace), &process.drain(), process.readiness());
+    let (uid, local) = served(&source, options.workload.as_ref(), &identity)?;
+    let mesh =
+        source.follow(NodeCompiler::new(Own::Workloads([uid.clone()].into()), &root_namespace), &process.drain(), process.readiness());
     let addresses = &options.listeners;
     let listeners = Listeners {
         inbound: process.listen("hbone", addresses.hbone_address)?,
@@ -79,14 +82,15 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
     };
     let (handle, findings) = (mesh.handle.clone(), mesh.findings);
     process.serve_admin(&addresses.admin, log, move || config_dump::ztunnel(&handle.load(), &findings))?;
-    let ztunnel = Ztunnel::new(options.config, Local { uid, identity }, process.certs.clone(), mesh.handle, access);
-    tokio::spawn(ztunnel.serve(listeners, process.drain()));
+    let workers = Workers::current();
+    let ztunnel = Ztunnel::new(Arc::new(options.config), local, process.certs.clone(), mesh.handle, workers.clone(), access);
+    tokio::spawn(ztunnel.serve(listeners, workers.for_connection(), process.drain()));
     process.started()
 }
 
-/// The uid of the workload to serve. Its identity must be the certificate's: a ztunnel that speaks
+/// The workload to serve, by uid and by name. Its identity must be the certificate's: a ztunnel that speaks
 /// for somebody else would be refused by everyone.
-fn served(source: &MeshSource, name: Option<&ResourceName>, identity: &Identity) -> Result<Name, AppError> {
+fn served(source: &MeshSource, name: Option<&ResourceName>, identity: &Identity) -> Result<(Name, Local), AppError> {
     let workloads: Vec<&Workload> = source.first().changes.iter().filter_map(as_workload).collect();
     let wrong = |text: String| AppError::config(anyhow::anyhow!(text));
     match name {
@@ -96,12 +100,12 @@ fn served(source: &MeshSource, name: Option<&ResourceName>, identity: &Identity)
             if workload.identity != *identity {
                 return Err(wrong(format!("workload {name} runs as {}, but the certificate is of {identity}", workload.identity)));
             }
-            Ok(workload.uid.clone())
+            Ok((workload.uid.clone(), Local::from(*workload)))
         }
         None => {
             let own: Vec<_> = workloads.iter().filter(|w| w.identity == *identity).collect();
             match own[..] {
-                [only] => Ok(only.uid.clone()),
+                [only] => Ok((only.uid.clone(), Local::from(*only))),
                 [] => Err(wrong(format!("no workload among the manifests runs as {identity}"))),
                 _ => Err(wrong(format!("{} workloads run as {identity}: name one with --workload", own.len()))),
             }

@@ -29,7 +29,7 @@ pub(super) fn lint(mesh: &Mesh, findings: &mut Vec<Finding>) {
 fn named<'m>(mesh: &'m Mesh, binding: &WaypointBinding) -> Option<&'m Waypoint> {
     match binding {
         WaypointBinding::To(name) => mesh.waypoints.get(name).map(|w| &**w),
-        WaypointBinding::None | WaypointBinding::Inherit => None,
+        WaypointBinding::None | WaypointBinding::Inherit | WaypointBinding::At(_) => None,
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn lint(mesh: &Mesh, root_namespace: &str, findings: &mut Vec<Finding
                     findings.push(warning(id(), "", "targets nothing: its namespace has no workload"));
                 }
             }
-            PolicyTarget::Unknown => {}
+            PolicyTarget::Listed | PolicyTarget::Mesh | PolicyTarget::Unknown => {}
         }
     }
 }

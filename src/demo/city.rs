@@ -6,9 +6,9 @@ use crate::{
     cert::{DevCa, MultiCertSource},
     control::manifest::{self, load},
     model::{Mesh, Name, ResourceName, Workload},
-    runtime::{DrainTrigger, Readiness, drain},
+    runtime::{DrainTrigger, Readiness, Workers, drain},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
-    state::NodeCompiler,
+    state::{NodeCompiler, Own},
     telemetry::{AccessLog, AccessLogFormat, AccessLogMode, Record, log::LogHandle},
     transport::listener::{self, ListenOptions},
     waypoint,
@@ -146,8 +146,8 @@ fn nodes(mesh: &Mesh, manifests: &Path, certs: Arc<MultiCertSource>) -> Result<(
         nodes.entry(workload.node.clone()).or_default().push(workload.clone());
     }
     for workloads in nodes.into_values() {
-        let uids = workloads.iter().map(|w| w.uid.clone()).collect();
-        let opened = MeshSource::open(source(manifests))?.follow(NodeCompiler::new(uids, ROOT_NAMESPACE), &watch, Readiness::new());
+        let own = Own::Workloads(workloads.iter().map(|w| w.uid.clone()).collect());
+        let opened = MeshSource::open(source(manifests))?.follow(NodeCompiler::new(own, ROOT_NAMESPACE), &watch, Readiness::new());
         for workload in workloads {
             let ip = address(&workload)?;
             let bind = |port: u16| {
@@ -158,12 +158,12 @@ fn nodes(mesh: &Mesh, manifests: &Path, certs: Arc<MultiCertSource>) -> Result<(
             if let Some(app) = App::of(&workload) {
                 apps.start(app, SocketAddr::new(ip, 9080), SocketAddr::new(ip, SOCKS5))?;
             }
-            let local = Local { uid: workload.uid.clone(), identity: workload.identity.clone() };
             let mut config = ztunnel::Config::default();
             // In a pod's own network namespace this is so by itself.
             config.hbone.source_address = Some(ip);
-            let ztunnel = Ztunnel::new(config, local, certs.clone(), opened.handle.clone(), AccessLog::off());
-            tokio::spawn(ztunnel.serve(listeners, watch.clone()));
+            let (workers, local) = (Workers::current(), Local::from(&*workload));
+            let ztunnel = Ztunnel::new(Arc::new(config), local, certs.clone(), opened.handle.clone(), workers.clone(), AccessLog::off());
+            tokio::spawn(ztunnel.serve(listeners, workers.for_connection(), watch.clone()));
         }
     }
     Ok((trigger, apps))

@@ -132,6 +132,12 @@ impl Pool {
         slots.iter().map(|s| lock(&s.tunnels).iter().filter(|t| !t.client.is_closed()).count()).sum()
     }
 
+    /// Forgets the tunnels of keys that are not kept: they take no more streams, and close with their
+    /// last one.
+    pub fn retain(&self, keep: impl Fn(&PoolKey) -> bool) {
+        lock(&self.inner.slots).retain(|key, _| keep(key));
+    }
+
     /// Forgets tunnels that are closed or idle for long.
     /// They close once their last stream has ended. Called at intervals.
     pub fn sweep(&self) {

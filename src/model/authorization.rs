@@ -42,6 +42,10 @@ pub enum PolicyTarget {
     /// Neither: enforced in front of every workload of its namespace (of every namespace, if it
     /// stands in the root namespace).
     Namespace,
+    /// Enforced in front of the workloads that list it ([`WorkloadL4::policies`](super::WorkloadL4)).
+    Listed,
+    /// Enforced in front of every workload of the mesh, wherever it stands.
+    Mesh,
     /// An invalid policy whose target cannot be read: everything that it may have meant.
     Unknown,
 }

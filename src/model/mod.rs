@@ -6,6 +6,7 @@
 mod authorization;
 mod finding;
 mod identity;
+mod l4;
 mod name;
 mod route;
 mod service;
@@ -18,6 +19,10 @@ pub use authorization::{
 };
 pub use finding::{Finding, Severity};
 pub use identity::{Identity, IdentityError};
+pub use l4::{
+    ApplicationTunnel, GatewayAddress, GatewayDestination, IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, NetworkAddress,
+    ServiceL4, Visibility, WorkloadL4,
+};
 pub use name::{Hostname, Kind, Labels, Name, ResourceId, ResourceName, ServiceKey};
 pub use route::{
     BackendRef, BackendTarget, Filter, HeaderMatch, HeaderModifier, HttpRoute, Parent, PathModifier, PathPattern, QueryMatch, Redirect,

@@ -1,6 +1,6 @@
 //! Services: names and virtual addresses for groups of workloads.
 
-use super::{Labels, Name, ResourceId, ServiceKey, WaypointBinding};
+use super::{Labels, Name, ResourceId, ServiceKey, ServiceL4, WaypointBinding};
 use std::net::IpAddr;
 
 /// A Kubernetes Service, or one host of a ServiceEntry.
@@ -10,7 +10,7 @@ pub struct Service {
     pub key: ServiceKey,
     /// The resource that declares it.
     pub source: ResourceId,
-    /// Its virtual addresses; empty when headless.
+    /// Its virtual addresses on the proxy's own network; empty when headless.
     pub vips: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
@@ -24,6 +24,8 @@ pub struct Service {
     pub external: bool,
     /// Further identities its servers may present (ServiceEntry `subjectAltNames`).
     pub subject_alt_names: Vec<Name>,
+    /// What only an L4 proxy asks about.
+    pub l4: ServiceL4,
 }
 
 impl Service {
@@ -53,6 +55,8 @@ pub enum TargetPort {
     Number(u16),
     /// The name of a container port; each workload may give it another number.
     Name(Name),
+    /// What each endpoint says; without a word of it, it does not serve the port.
+    Endpoint,
 }
 
 /// What a port speaks: `appProtocol` first, then the prefix of the port's name (Istio, "Protocol

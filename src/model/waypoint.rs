@@ -1,6 +1,6 @@
 //! Waypoints, and how services, workloads and namespaces are bound to them.
 
-use super::{Hostname, Labels, Name, ResourceName};
+use super::{GatewayAddress, Hostname, Labels, Name, ResourceName};
 use std::net::IpAddr;
 
 /// A Gateway of a waypoint class.
@@ -106,6 +106,8 @@ pub enum WaypointBinding {
     None,
     /// The Gateway to use.
     To(ResourceName),
+    /// The waypoint at this place, without regard to Gateways: a control plane has judged already.
+    At(GatewayAddress),
 }
 
 /// A namespace: its labels and the binding of everything in it.

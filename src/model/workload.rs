@@ -1,6 +1,6 @@
 //! Workloads: the pods and machines that run services.
 
-use super::{Identity, Labels, Name, WaypointBinding};
+use super::{Identity, Labels, Name, WaypointBinding, WorkloadL4};
 use std::net::IpAddr;
 
 /// One running instance: a pod, a WorkloadEntry, or an inline endpoint of a ServiceEntry.
@@ -45,6 +45,8 @@ pub struct Workload {
     pub ports: Vec<(Name, u16)>,
     /// The Gateway whose proxy this pod is (label `gateway.networking.k8s.io/gateway-name`).
     pub gateway: Option<Name>,
+    /// What only an L4 proxy asks about.
+    pub l4: WorkloadL4,
 }
 
 /// How a workload is reached.

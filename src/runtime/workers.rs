@@ -129,6 +129,11 @@ impl Worker {
 }
 
 impl Place {
+    /// The workers that it is one of.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
     /// The number of the worker, from 0.
     pub fn worker(&self) -> usize {
         self.worker

@@ -2,7 +2,9 @@
 //! address. Kept up to date change by change; nothing here is ever rebuilt as a whole.
 
 use super::{Delta, delta::Changed, relation::Relation};
-use crate::model::{Endpoints, Hostname, Kind, Labels, Mesh, Name, Resource, ResourceKey, Service, ServiceKey, TunnelProtocol, Workload};
+use crate::model::{
+    Endpoints, Hostname, Kind, Labels, Mesh, Name, NetworkAddress, Resource, ResourceKey, Service, ServiceKey, TunnelProtocol, Workload,
+};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, hash_map::RandomState},
@@ -15,6 +17,7 @@ mod bound;
 mod reach;
 
 pub use bound::{Barred, Bound};
+pub use reach::Reach;
 
 /// A [`Mesh`] with its reverse indexes. One writer owns it.
 #[derive(Debug, Default)]
@@ -30,6 +33,14 @@ pub struct Directory {
     groups: Relation<ServiceKey, Endpoints>,
     listing_address: Relation<IpAddr, Endpoints>,
     listing_uid: Relation<Name, Endpoints>,
+    // Workloads that name the services they serve.
+    serving: Relation<ServiceKey, Workload>,
+    // Workloads that have a host name.
+    hosting: Relation<Hostname, Workload>,
+    // On other networks, where an address may be one of ours as well.
+    foreign: Relation<NetworkAddress, Workload>,
+    foreign_vips: Relation<NetworkAddress, Service>,
+    ranged: BTreeMap<ServiceKey, Arc<Service>>,
     hasher: RandomState,
 }
 
@@ -88,6 +99,8 @@ impl Directory {
         if let Some(old) = &changed.old {
             self.called.remove(&old.key.hostname, old);
             old.vips.iter().for_each(|vip| self.owning.remove(&vip.to_canonical(), old));
+            old.l4.elsewhere.iter().for_each(|vip| self.foreign_vips.remove(vip, old));
+            self.ranged.remove(key);
             for label in self.hashes(&old.key.namespace, old.selector.iter().flatten()) {
                 self.selecting.remove(&label, old);
             }
@@ -95,6 +108,10 @@ impl Directory {
         if let Some(new) = &changed.new {
             self.called.add(new.key.hostname.clone(), new);
             new.vips.iter().for_each(|vip| self.owning.add(vip.to_canonical(), new));
+            new.l4.elsewhere.iter().for_each(|vip| self.foreign_vips.add(vip.clone(), new));
+            if !new.l4.ranges.is_empty() {
+                self.ranged.insert(key.clone(), new.clone());
+            }
             // Under the label that fewest others ask for: a changed pod that bears it looks at all of them.
             let labels = self.hashes(&new.key.namespace, new.selector.iter().flatten());
             if let Some(label) = labels.into_iter().min_by_key(|label| self.selecting.count(label)) {
@@ -130,13 +147,13 @@ impl Directory {
         let Some(changed) = replace(&mut self.mesh.workloads, uid, new) else { return };
         if let Some(old) = &changed.old {
             self.touch(old, delta);
-            old.addresses.iter().for_each(|address| self.at.remove(&address.to_canonical(), old));
+            self.place(old, false);
             for label in self.hashes(&old.namespace, &old.labels) {
                 self.labelled.remove(&label, old);
             }
         }
         if let Some(new) = &changed.new {
-            new.addresses.iter().for_each(|address| self.at.add(address.to_canonical(), new));
+            self.place(new, true);
             for label in self.hashes(&new.namespace, &new.labels) {
                 self.labelled.add(label, new);
             }
@@ -145,16 +162,45 @@ impl Directory {
         delta.workloads.push(changed);
     }
 
+    /// Notes where a workload is, and what it serves.
+    fn place(&mut self, workload: &Arc<Workload>, is_there: bool) {
+        fn relate<K: std::hash::Hash + Eq>(relation: &mut Relation<K, Workload>, key: K, workload: &Arc<Workload>, is_there: bool) {
+            if is_there { relation.add(key, workload) } else { relation.remove(&key, workload) }
+        }
+        for address in workload.addresses.iter().map(IpAddr::to_canonical) {
+            match &workload.l4.network {
+                None => relate(&mut self.at, address, workload, is_there),
+                Some(network) => {
+                    let address = NetworkAddress { network: Some(network.clone()), address };
+                    relate(&mut self.foreign, address, workload, is_there);
+                }
+            }
+        }
+        if let Some(host) = &workload.l4.hostname {
+            relate(&mut self.hosting, host.clone(), workload, is_there);
+        }
+        for (service, _) in &workload.l4.services {
+            relate(&mut self.serving, service.clone(), workload, is_there);
+        }
+    }
+
     /// Notes whom a workload is an endpoint of, and whose endpoints stand at its addresses.
     fn touch(&self, workload: &Workload, delta: &mut Delta) {
         delta.members.extend(self.listing_uid.of(&workload.uid).map(|group| group.service.clone()));
         delta.members.extend(self.selectors_of(workload));
+        delta.members.extend(workload.l4.services.iter().map(|(service, _)| service.clone()));
+        if workload.l4.network.is_some() {
+            return;
+        }
         for address in workload.addresses.iter().map(IpAddr::to_canonical) {
             delta.addresses.insert(address);
             delta.members.extend(self.listing_address.of(&address).map(|group| group.service.clone()));
             // Whose address it is decides how all who claim it are reached.
             let others = self.at.of(&address).filter(|other| other.uid != workload.uid);
-            delta.members.extend(others.flat_map(|other| self.selectors_of(other)));
+            for other in others {
+                delta.members.extend(self.selectors_of(other));
+                delta.members.extend(other.l4.services.iter().map(|(service, _)| service.clone()));
+            }
         }
     }
 
@@ -188,9 +234,16 @@ impl Directory {
         (!groups.is_empty()).then_some(groups)
     }
 
-    /// The service that owns a virtual address. Should several claim it, a Kubernetes Service comes
-    /// before a ServiceEntry, then the order of the keys decides: the same in every mode, or a ztunnel
-    /// would send to a waypoint what that does not serve.
+    /// The workloads that name a service as theirs, by uid.
+    fn serving(&self, service: &ServiceKey) -> Vec<&Arc<Workload>> {
+        let mut serving: Vec<_> = self.serving.of(service).collect();
+        serving.sort_unstable_by_key(|workload| &workload.uid);
+        serving
+    }
+
+    /// The service that owns a virtual address. Should several claim it, a canonical one (a Kubernetes
+    /// Service, that is) comes before others, then the order of the keys decides: the same in every
+    /// mode, or a ztunnel would send to a waypoint what that does not serve.
     pub fn service_at(&self, vip: IpAddr) -> Option<&Arc<Service>> {
         self.claiming(vip).min_by_key(|s| precedence(s))
     }
@@ -202,7 +255,38 @@ impl Directory {
 
     /// The service of a host name; of several, the first as in [`service_at`](Self::service_at).
     pub fn service_of(&self, host: &Hostname) -> Option<&Arc<Service>> {
-        self.called.of(host).min_by_key(|s| precedence(s))
+        self.called(host).min_by_key(|s| precedence(s))
+    }
+
+    /// All services of a host name.
+    pub(super) fn called(&self, host: &Hostname) -> impl Iterator<Item = &Arc<Service>> {
+        self.called.of(host)
+    }
+
+    /// All services with virtual addresses that are whole ranges.
+    pub(super) fn ranged(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.ranged.values()
+    }
+
+    /// The service that owns an address on some network.
+    pub(super) fn service_on(&self, address: &NetworkAddress) -> Option<&Arc<Service>> {
+        match address.network {
+            None => self.service_at(address.address),
+            Some(_) => self.foreign_vips.of(address).min_by_key(|s| precedence(s)),
+        }
+    }
+
+    /// The workload that an address on some network names.
+    pub(super) fn workload_on(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
+        match address.network {
+            None => self.workload(address.address),
+            Some(_) => first_named(self.foreign.of(address)),
+        }
+    }
+
+    /// The workload of a namespace that has this host name.
+    pub(super) fn workload_called(&self, key: &ServiceKey) -> Option<&Arc<Workload>> {
+        self.hosting.of(&key.hostname).filter(|w| w.namespace == key.namespace).min_by_key(|w| &w.uid)
     }
 
     /// The virtual addresses that a service owns.
@@ -214,11 +298,7 @@ impl Directory {
     /// The workload that an address names. Of several a pod comes before an entry, HBONE before plain
     /// (contract, 2.4), a healthy one before one that is not.
     pub fn workload(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        let rank =
-            |w: &Workload| (w.uid.contains("//Pod/"), w.protocol == TunnelProtocol::Hbone, w.health == crate::model::Health::Healthy);
-        let mut named = self.at.of(&address.to_canonical()).filter(|w| !w.host_network);
-        let first = named.next()?;
-        Some(named.fold(first, |best, w| if (rank(w), Reverse(&w.uid)) > (rank(best), Reverse(&best.uid)) { w } else { best }))
+        first_named(self.at.of(&address.to_canonical()))
     }
 
     /// All addresses of workloads, whether they name one or not.
@@ -246,8 +326,15 @@ fn replace<K: Ord + Clone, T: PartialEq>(map: &mut BTreeMap<K, Arc<T>>, key: &K,
     Some(Changed { old, new })
 }
 
-fn precedence(service: &Service) -> (bool, &ServiceKey) {
-    (service.source.kind != Kind::Service, &service.key)
+/// The one among those at an address that the address names.
+fn first_named<'a>(at: impl Iterator<Item = &'a Arc<Workload>>) -> Option<&'a Arc<Workload>> {
+    let rank = |w: &Workload| (w.uid.contains("//Pod/"), w.protocol == TunnelProtocol::Hbone, w.health == crate::model::Health::Healthy);
+    at.filter(|w| !w.host_network).max_by_key(|w| (rank(w), Reverse(&w.uid)))
+}
+
+/// Which of the services that claim the same comes first.
+pub(super) fn precedence(service: &Service) -> (bool, bool, &ServiceKey) {
+    (!service.l4.canonical, service.source.kind != Kind::Service, &service.key)
 }
 
 /// Whether every label of a workload selector is there; an empty one selects nothing.

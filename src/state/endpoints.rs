@@ -1,6 +1,6 @@
 //! Endpoints of a service port, apart from routes: pods come and go without a route being touched.
 
-use super::Directory;
+use super::{Directory, Reach};
 use crate::model::{AppProtocol, Identity, Name, Service, ServiceKey, ServicePort, Workload};
 use arc_swap::ArcSwap;
 use std::{
@@ -132,6 +132,7 @@ pub struct Upstreams {
     // The ports of a service are few.
     known: HashMap<ServiceKey, Vec<Known>>,
     len: usize,
+    reach: Reach,
 }
 
 #[derive(Debug)]
@@ -142,6 +143,11 @@ struct Known {
 }
 
 impl Upstreams {
+    /// None yet; with the endpoints that whoever uses them can reach.
+    pub(super) fn new(reach: Reach) -> Self {
+        Self { reach, ..Self::default() }
+    }
+
     /// The upstream of a service port, in use until it is [released](Self::release); `None` when the
     /// service is not there or does not declare the port.
     pub(super) fn acquire(&mut self, directory: &Directory, key: &ServiceKey, port: u16) -> Option<Arc<Upstream>> {
@@ -151,7 +157,7 @@ impl Upstreams {
             return known.is_declared.then(|| known.upstream.clone());
         }
         let service = directory.mesh().services.get(key)?;
-        let upstream = Arc::new(upstream(directory, service, service.port(port)?));
+        let upstream = Arc::new(upstream(directory, service, service.port(port)?, self.reach));
         let known = Known { upstream: upstream.clone(), uses: 1, is_declared: true };
         self.known.entry(service.key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(known);
         self.len += 1;
@@ -181,6 +187,7 @@ impl Upstreams {
     /// another upstream: who uses the old one must acquire anew. So must who uses a port that is no
     /// longer declared.
     pub(super) fn refresh(&mut self, directory: &Directory, key: &ServiceKey) {
+        let reach = self.reach;
         let Some(ports) = self.known.get_mut(key) else { return };
         let service = directory.mesh().services.get(key);
         for known in ports {
@@ -188,9 +195,9 @@ impl Upstreams {
             known.is_declared = declared.is_some();
             match declared {
                 Some((service, port)) if port.protocol == known.upstream.protocol => {
-                    known.upstream.replace(directory.endpoints(service, port))
+                    known.upstream.replace(directory.endpoints(service, port, reach))
                 }
-                Some((service, port)) => known.upstream = Arc::new(upstream(directory, service, port)),
+                Some((service, port)) => known.upstream = Arc::new(upstream(directory, service, port, reach)),
                 None => {}
             }
         }
@@ -207,9 +214,9 @@ impl Upstreams {
     }
 }
 
-fn upstream(directory: &Directory, service: &Service, port: &ServicePort) -> Upstream {
+fn upstream(directory: &Directory, service: &Service, port: &ServicePort, reach: Reach) -> Upstream {
     let name = format!("outbound|{}||{}", port.port, service.key.hostname).into();
     let upstream = Upstream::new(Some(service.key.clone()), port.port, port.protocol, name);
-    upstream.replace(directory.endpoints(service, port));
+    upstream.replace(directory.endpoints(service, port, reach));
     upstream
 }

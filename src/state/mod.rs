@@ -20,9 +20,9 @@ mod waypoint;
 
 pub use change::Change;
 pub use delta::{Changed, Delta};
-pub use directory::{Barred, Bound, Directory};
+pub use directory::{Barred, Bound, Directory, Reach};
 pub use endpoints::{EndpointSet, Hop, InFlight, Upstream, UpstreamEndpoint, Upstreams};
-pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, WaypointRoute};
+pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, Own, WaypointRoute};
 pub use plan::{BackendPlan, Backends, CompiledRules, Destination, DestinationKind, RetryPlan, RulePlan};
 pub use store::{Compile, Published, SnapshotHandle, Store};
 pub use waypoint::{Admission, WaypointCompiler, WaypointSnapshot};

@@ -3,24 +3,31 @@
 use super::{Barred, Hop, Upstream, shared::SharedMap};
 use crate::{
     authz::Ruleset,
-    model::{Hostname, Name, ResourceName, Service, Workload},
+    model::{GatewayAddress, Hostname, Name, ResourceName, Service, ServiceKey, Workload},
 };
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 mod compiler;
 mod gateways;
+mod owners;
+mod places;
 
-pub use compiler::NodeCompiler;
+pub use compiler::{NodeCompiler, Own};
+use owners::{Owners, Ranges};
 
 /// What a ztunnel reads.
 #[derive(Debug, Default)]
 pub struct NodeSnapshot {
     /// The version of the mesh it was compiled from.
     pub version: u64,
-    services: SharedMap<IpAddr, Arc<NodeService>>,
-    hosts: SharedMap<Hostname, Arc<NodeService>>,
-    workloads: SharedMap<IpAddr, Arc<NodeWorkload>>,
+    services: SharedMap<IpAddr, Owners>,
+    ranges: Arc<Ranges>,
+    hosts: SharedMap<Hostname, Owners>,
+    addresses: SharedMap<IpAddr, Arc<NodeWorkload>>,
+    workloads: SharedMap<Name, Arc<NodeWorkload>>,
+    places: SharedMap<GatewayAddress, Arc<Upstream>>,
     local: HashMap<Name, Arc<NodeWorkload>>,
+    local_names: HashMap<ResourceName, Vec<Arc<NodeWorkload>>>,
 }
 
 /// A service as a client's proxy sees it.
@@ -49,12 +56,17 @@ pub struct NodeWorkload {
 
 /// The waypoint in front of a service or workload.
 #[derive(Debug, Clone)]
-pub struct WaypointRoute {
-    /// The Gateway.
-    pub name: ResourceName,
-    /// Its instances, or why it may not be used. Barred or none ready: traffic fails, it never goes
-    /// around the waypoint.
-    pub upstream: Result<Arc<Upstream>, Barred>,
+pub enum WaypointRoute {
+    /// A Gateway.
+    Gateway {
+        /// Its name.
+        name: ResourceName,
+        /// Its instances, or why it may not be used. Barred or none ready: traffic fails, it never
+        /// goes around the waypoint.
+        upstream: Result<Arc<Upstream>, Barred>,
+    },
+    /// Whatever is at this place; see [`NodeSnapshot::place`].
+    At(GatewayAddress),
 }
 
 impl NodeService {
@@ -76,34 +88,71 @@ impl NodeWorkload {
 impl PartialEq for WaypointRoute {
     /// The same instances, not only ones that look alike.
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-            && match (&self.upstream, &other.upstream) {
-                (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
-                (Err(a), Err(b)) => a == b,
-                (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        match (self, other) {
+            (Self::Gateway { name, upstream }, Self::Gateway { name: other_name, upstream: other }) => {
+                name == other_name
+                    && match (upstream, other) {
+                        (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
+                        (Err(a), Err(b)) => a == b,
+                        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+                    }
             }
+            (Self::At(a), Self::At(b)) => a == b,
+            (Self::Gateway { .. }, Self::At(_)) | (Self::At(_), Self::Gateway { .. }) => false,
+        }
     }
 }
 
 impl NodeSnapshot {
-    /// The service that owns a virtual address.
-    pub fn service(&self, address: IpAddr) -> Option<&Arc<NodeService>> {
-        self.services.get(&address.to_canonical())
+    /// The service that a client of a namespace means by a virtual address (contract, 2.4): one that it
+    /// may see, its own namespace's before canonical ones; a range only where no service has the
+    /// address itself.
+    pub fn service<'a>(&'a self, address: IpAddr, client: &'a str) -> Option<&'a Arc<NodeService>> {
+        let address = address.to_canonical();
+        let exact = self.services.get(&address).and_then(|owners| owners.for_client(client));
+        exact.or_else(|| self.ranges.find(address, client))
     }
 
-    /// The service of a host name.
-    pub fn host(&self, host: &Hostname) -> Option<&Arc<NodeService>> {
-        self.hosts.get(host)
+    /// The service that a client of a namespace means by a host name.
+    pub fn host<'a>(&'a self, host: &Hostname, client: &'a str) -> Option<&'a Arc<NodeService>> {
+        self.hosts.get(host)?.for_client(client)
+    }
+
+    /// All services of a host name that a client of a namespace may see, the one that is meant among
+    /// them.
+    pub fn hosts<'a>(&'a self, host: &Hostname, client: &'a str) -> impl Iterator<Item = &'a Arc<NodeService>> {
+        self.hosts.get(host).into_iter().flat_map(move |owners| owners.visible(client))
+    }
+
+    /// A service by its key.
+    pub fn service_by_key(&self, key: &ServiceKey) -> Option<&Arc<NodeService>> {
+        self.hosts.get(&key.hostname)?.all().find(|service| service.service.key == *key)
     }
 
     /// The workload at an address.
     pub fn workload(&self, address: IpAddr) -> Option<&Arc<NodeWorkload>> {
-        self.workloads.get(&address.to_canonical())
+        self.addresses.get(&address.to_canonical())
+    }
+
+    /// A workload by uid.
+    pub fn workload_by_uid(&self, uid: &str) -> Option<&Arc<NodeWorkload>> {
+        self.workloads.get(uid)
+    }
+
+    /// What is at a place that a service or workload refers to as its waypoint or as the gateway of its
+    /// network.
+    pub fn place(&self, place: &GatewayAddress) -> Option<&Arc<Upstream>> {
+        self.places.get(place)
     }
 
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = &Arc<NodeService>> {
-        self.hosts.values()
+        self.hosts.values().flat_map(Owners::all)
+    }
+
+    /// All workloads.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<NodeWorkload>> {
+        self.workloads.values()
     }
 
     /// This proxy's own workloads.
@@ -114,5 +163,10 @@ impl NodeSnapshot {
     /// One of this proxy's own workloads, by uid.
     pub fn local(&self, uid: &str) -> Option<&Arc<NodeWorkload>> {
         self.local.get(uid)
+    }
+
+    /// One of this proxy's own workloads, as a node agent names it.
+    pub fn local_named(&self, name: &ResourceName, service_account: &str) -> Option<&Arc<NodeWorkload>> {
+        self.local_names.get(name)?.iter().find(|w| w.workload.identity.service_account() == service_account)
     }
 }

@@ -10,8 +10,8 @@ use crate::{
     model::{
         Action, AllowedNamespaces, AppProtocol, AuthorizationPolicy, BackendRef, BackendTarget, Endpoint, Endpoints, Health, Hostname,
         HttpRoute, Identity, Kind, Labels, Locality, Name, NamespaceInfo, Parent, PathPattern, PolicyTarget, Resource, ResourceId,
-        ResourceKey, ResourceName, RouteMatch, RouteRule, Rule, Service, ServiceKey, ServicePort, TargetPort, TargetRef, Timeouts,
-        TrafficType, TunnelProtocol, Waypoint, WaypointAddress, WaypointBinding, Workload, WorkloadType,
+        ResourceKey, ResourceName, RouteMatch, RouteRule, Rule, Service, ServiceKey, ServiceL4, ServicePort, TargetPort, TargetRef,
+        Timeouts, TrafficType, TunnelProtocol, Waypoint, WaypointAddress, WaypointBinding, Workload, WorkloadL4, WorkloadType,
     },
 };
 use std::{
@@ -65,6 +65,7 @@ fn service(namespace: &str, name: &str, vip: u8) -> Service {
         publish_not_ready: false,
         external: false,
         subject_alt_names: Vec::new(),
+        l4: ServiceL4::default(),
     }
 }
 
@@ -95,6 +96,7 @@ fn pod(namespace: &str, app: &str, ip: u8) -> Workload {
         host_network: false,
         ports: vec![("web".into(), 9090)],
         gateway: None,
+        l4: WorkloadL4::default(),
     }
 }
 
@@ -616,7 +618,7 @@ async fn each_batch_is_one_version_and_readers_are_told() {
 fn a_ztunnel_keeps_neither_routes_nor_policies_of_waypoints() {
     let a = key("app", "a");
     let local: Name = pod("app", "a", 1).uid;
-    let mut store = Store::new(NodeCompiler::new(vec![local.clone()], ROOT));
+    let mut store = Store::new(NodeCompiler::new(Own::Workloads([local.clone()].into()), ROOT));
     let mut mesh = app();
     mesh.push(Resource::from(route("app", "r", on_service(&a), &[("/", &a)])));
     mesh.push(Resource::from(deny("app", "refs", refs(TargetRef::Service(a)), 1)));

@@ -11,7 +11,9 @@ mod recorder;
 mod tests;
 
 pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels};
-pub use process::{Counters, HandshakeFailure, OpenTunnel, cert_reload, config_rejected, config_version, counters, handshake_failure};
+pub use process::{
+    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, config_rejected, config_version, counters, handshake_failure,
+};
 
 use recorder::Recorder;
 use std::sync::OnceLock;
@@ -36,6 +38,13 @@ impl MetricsHandle {
     /// All metrics in Prometheus's text format.
     pub fn render(&self) -> String {
         self.0.render()
+    }
+
+    /// What `resolve` resolves, counted apart from the process.
+    #[cfg(test)]
+    pub(crate) fn apart<T>(resolve: impl FnOnce() -> T) -> (T, Self) {
+        let recorder = Recorder::default();
+        (metrics::with_local_recorder(&recorder, resolve), Self(recorder))
     }
 }
 

@@ -14,7 +14,7 @@ mod record;
 pub use access::{AccessLog, AccessLogFormat, AccessLogMode, UnknownOption};
 pub use flag::ResponseFlag;
 pub use metrics::{
-    Counters, HandshakeFailure, MetricsHandle, OpenTunnel, Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics,
-    WorkloadLabels, cert_reload, config_rejected, config_version, counters, handshake_failure, install,
+    Counters, HandshakeFailure, MetricsHandle, OpenTunnel, PodCounters, Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels,
+    TcpMetrics, WorkloadLabels, cert_reload, config_rejected, config_version, counters, handshake_failure, install,
 };
 pub use record::{Direction, HttpRecord, Record, TcpEvent, TcpParty, TcpRecord};

@@ -79,7 +79,7 @@ pub(super) fn admit(snapshot: &NodeSnapshot, here: Here<'_>, target: &ConnectTar
         ConnectTarget::Address(address) if address.ip() == here.address => (address.port(), None),
         ConnectTarget::Address(_) => return Err(Refusal::NotHere),
         ConnectTarget::Host(host, port) => {
-            let service = snapshot.host(host).ok_or(Refusal::UnknownHost)?;
+            let service = snapshot.host(host, &here.workload.namespace).ok_or(Refusal::UnknownHost)?;
             (target_port(service, here, *port).ok_or(Refusal::NotAnEndpoint)?, Some(service.service.clone()))
         }
     };
@@ -90,7 +90,7 @@ pub(super) fn admit(snapshot: &NodeSnapshot, here: Here<'_>, target: &ConnectTar
 
 /// The service that a peer says it has addressed, if the workload serves it: for reports only.
 pub(super) fn named_service(snapshot: &NodeSnapshot, here: Here<'_>, host: &str) -> Option<Arc<Service>> {
-    let service = snapshot.host(&Hostname::new(host))?;
+    let service = snapshot.host(&Hostname::new(host), &here.workload.namespace)?;
     service.ports.keys().any(|port| target_port(service, here, *port).is_some()).then(|| service.service.clone())
 }
 

@@ -1,6 +1,6 @@
 //! One connection as it is reported: opened once, counted while it lasts, ended once.
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     hbone::Baggage,
     model::{Identity, Kind, Name, Service, Workload},

@@ -1,22 +1,19 @@
 //! From the mesh to the workload (15008): TLS, CONNECT, policy, a connection, a copy.
 
 use super::{
-    Shared,
     admit::{self, Admitted, Here, Refusal},
     connection::{self, About, Connection, Party},
     relay::relay,
+    shared::Shared,
     tracker::{Subject, Tracked},
 };
 use crate::{
     hbone::{self, Baggage, Connect, TunnelIo, forwarded_host},
     model::{Identity, Service},
+    runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
-    transport::{
-        Accepted, TlsError,
-        socket::{self, ConnectOptions},
-        tls,
-    },
+    transport::{Accepted, TlsError, socket::ConnectOptions, tls},
 };
 use http::StatusCode;
 use std::{
@@ -35,7 +32,7 @@ struct Tunnel {
 }
 
 /// Serves one tunnel until it ends.
-pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
     let (io, identity) = match secured {
         Ok(secured) => secured,
@@ -49,8 +46,8 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
     let tunnel = Arc::new(Tunnel { peer, local, identity });
     let on_connect = |connect| {
         let (shared, tunnel, guard) = (shared.clone(), tunnel.clone(), shared.drain.guard());
-        tokio::spawn(async move {
-            let _guard = guard;
+        place.workers().for_stream(&place).spawn(|place| async move {
+            let _held = (guard, place);
             serve(&shared, &tunnel, connect).await;
         });
     };
@@ -63,7 +60,9 @@ type Secured = (tls::ServerStream<TcpStream>, Identity);
 
 async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
     let handshake = async {
-        let cert = shared.certs.fetch(&shared.local.identity).await.map_err(|error| {
+        let unknown = || (HandshakeFailure::Certificate, "the local workload is not known".to_owned());
+        let (_, local) = shared.world().await.ok_or_else(unknown)?;
+        let cert = shared.certs.fetch(&local.workload.identity).await.map_err(|error| {
             tracing::error!(%error, "no certificate: no tunnel");
             (HandshakeFailure::Certificate, error.to_string())
         })?;
@@ -179,7 +178,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
             baggage: Some(&baggage),
             identity: Some(&tunnel.identity),
         },
-        destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&shared.local.identity) },
+        destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&local.workload.identity) },
         service: service.as_deref(),
         hbone_addr: Some(connect.authority().into()),
     };
@@ -191,7 +190,7 @@ pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: Socket
     counters().upstream_connects.increment(1);
     let source = shared.config.preserve_source.then_some(client);
     let options = ConnectOptions { source, ..ConnectOptions::new(shared.config.connect_timeout) };
-    let connected = socket::connect_with(address, options).await;
+    let connected = shared.sockets.connect(address, options).await;
     if connected.is_err() {
         counters().upstream_connects_failed.increment(1);
     }

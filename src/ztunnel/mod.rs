@@ -1,43 +1,44 @@
 //! The L4 proxy of a workload: what it sends is put into HBONE, what comes for it is taken out and
 //! judged by policy. Read `resolve.rs` first.
 //!
-//! One [`Ztunnel`] is one workload identity. Several may live in a process, each with listeners of
-//! its own.
+//! One [`Ztunnel`] is one proxied workload. Many may live in a process, each with listeners of its
+//! own, in a network namespace of its own: see [`Node`].
 
 mod admit;
 mod connection;
 mod inbound;
 mod names;
+mod node;
 mod outbound;
 mod own;
 mod plaintext;
+mod pods;
 mod relay;
 mod resolve;
+mod shared;
 mod socks5;
 #[cfg(test)]
 mod tests;
 mod tracker;
 
+pub use node::{Node, NodeConfig, PodProxy, SourcePreservation};
 pub use own::OwnPorts;
+pub use pods::{
+    Connections, Enrolment, InboundConnection, OutboundConnection, PodState, PodStates, PodsConfig, ProxyState, RunningProxy, StartProxy,
+};
 pub use resolve::{NextHop, Resolved, Source, Tunnel, Unresolved, next_hop};
 
 use crate::{
     hbone,
-    model::{Identity, Name},
-    runtime::DrainWatch,
+    model::{Name, ResourceName, Workload},
+    runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
     telemetry::AccessLog,
-    transport::{
-        Accepted, CertSource, listener,
-        socket::{Keepalive, canonical},
-    },
+    transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
+use shared::Shared;
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
-use tracker::{Denied, Tracked, Tracker};
+use tokio::{net::TcpListener, sync::Semaphore};
 
 /// What can be set on a ztunnel.
 #[derive(Debug, Clone)]
@@ -77,13 +78,27 @@ impl Default for Config {
     }
 }
 
-/// The workload that is served.
-#[derive(Debug, Clone)]
+/// The workload that is served, as a node agent names it. Who it is beyond that is the mesh's to say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Local {
-    /// Its uid in the mesh, `CLUSTER//Pod/NAMESPACE/NAME`.
-    pub uid: Name,
-    /// Its identity: the certificate that is presented in both directions.
-    pub identity: Identity,
+    /// Its namespace and name.
+    pub name: ResourceName,
+    /// Its service account.
+    pub service_account: Name,
+}
+
+impl Local {
+    /// What the mesh knows of it.
+    fn of<'a>(&self, snapshot: &'a NodeSnapshot) -> Option<&'a Arc<NodeWorkload>> {
+        snapshot.local_named(&self.name, &self.service_account)
+    }
+}
+
+impl From<&Workload> for Local {
+    fn from(workload: &Workload) -> Self {
+        let name = ResourceName { namespace: workload.namespace.clone(), name: workload.name.clone() };
+        Self { name, service_account: workload.identity.service_account().into() }
+    }
 }
 
 /// Where connections come from. What is `None` is not served.
@@ -106,137 +121,104 @@ impl Listeners {
     }
 }
 
-/// A ztunnel, apart from its listeners. Clones share their tunnels.
+/// A ztunnel, apart from its listeners.
 #[derive(Debug, Clone)]
 pub struct Ztunnel {
-    config: Config,
+    config: Arc<Config>,
     local: Local,
     certs: Arc<dyn CertSource>,
     mesh: SnapshotHandle<NodeSnapshot>,
     log: AccessLog,
-    pool: hbone::Pool,
-}
-
-/// What all connections of a ztunnel share.
-#[derive(Debug)]
-struct Shared {
-    config: Config,
-    local: Local,
-    certs: Arc<dyn CertSource>,
-    mesh: SnapshotHandle<NodeSnapshot>,
-    log: AccessLog,
-    pool: hbone::Pool,
-    own: OwnPorts,
-    tracker: Arc<Tracker>,
-    drain: DrainWatch,
+    sockets: Sockets,
+    workers: Workers,
 }
 
 impl Ztunnel {
-    /// A ztunnel for `local`. The compiler behind `mesh` must know the uid as one of its own:
-    /// policies are compiled for no other.
-    pub fn new(config: Config, local: Local, certs: Arc<dyn CertSource>, mesh: SnapshotHandle<NodeSnapshot>, log: AccessLog) -> Self {
-        let pool = hbone::Pool::new(config.hbone.clone(), certs.clone());
-        Self { config, local, certs, mesh, log, pool }
+    /// A ztunnel for `local`, which does its work on `workers`. The compiler behind `mesh` must count
+    /// the workload as one of its own: policies are compiled for no other.
+    pub fn new(
+        config: Arc<Config>,
+        local: Local,
+        certs: Arc<dyn CertSource>,
+        mesh: SnapshotHandle<NodeSnapshot>,
+        workers: Workers,
+        log: AccessLog,
+    ) -> Self {
+        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers }
+    }
+
+    /// The same, with sockets of this kind for all that it opens.
+    #[must_use]
+    pub fn with_sockets(self, sockets: Sockets) -> Self {
+        Self { sockets, ..self }
     }
 
     /// Serves the listeners until `drain` is signalled; connections then go on until they are done
-    /// or the drain is forced, and are waited for through its guards.
-    pub async fn serve(self, listeners: Listeners, drain: DrainWatch) {
-        let shared = Arc::new(self.shared(listeners.own_ports(), drain.clone()));
-        tokio::spawn(upkeep(shared.clone()));
-        let limit = shared.config.max_connections;
-        let inbound = |accepted| inbound::tunnel(shared.clone(), accepted);
-        let plaintext = |accepted| plaintext::serve(shared.clone(), accepted);
-        let outbound = |accepted| outbound::captured(shared.clone(), accepted);
-        let socks5 = |accepted| socks5::serve(shared.clone(), accepted);
+    /// or the drain is forced, and are waited for through its guards. To be called on the worker of
+    /// `home`, where the listeners were made; connections go elsewhere only when that is far busier.
+    pub async fn serve(self, listeners: Listeners, home: Place, drain: DrainWatch) {
+        let shared = Arc::new(self.shared(listeners.own_ports(), drain));
+        tokio::spawn(shared::upkeep(shared.clone()));
+        let Listeners { inbound, plaintext, outbound, socks5 } = listeners;
         tokio::join!(
-            accept(listeners.inbound, limit, &drain, inbound),
-            accept(listeners.plaintext, limit, &drain, plaintext),
-            accept(listeners.outbound, limit, &drain, outbound),
-            accept(listeners.socks5, limit, &drain, socks5),
+            accept(&shared, inbound, &home, |home| home.workers().for_connection(), inbound::tunnel),
+            accept(&shared, plaintext, &home, place_of_stream, plaintext::serve),
+            accept(&shared, outbound, &home, place_of_stream, outbound::captured),
+            accept(&shared, socks5, &home, place_of_stream, socks5::serve),
         );
     }
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
-        let Self { config, local, certs, mesh, log, pool } = self;
-        Shared { config, local, certs, mesh, log, pool, own, tracker: Arc::default(), drain }
+        let Self { config, local, certs, mesh, log, sockets, workers } = self;
+        let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone());
+        let pools = (0..workers.count()).map(pool).collect();
+        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), drain }
     }
 }
 
-impl Shared {
-    /// The snapshot in force and our workload in it; waits a while for a workload that is not known
-    /// yet.
-    async fn world(&self) -> Option<(Arc<NodeSnapshot>, Arc<NodeWorkload>)> {
-        let known = async {
-            let mut published = self.mesh.published();
-            loop {
-                let snapshot = self.mesh.load();
-                if let Some(local) = snapshot.local(&self.local.uid).cloned() {
-                    return Some((snapshot, local));
-                }
-                if !published.changed().await {
-                    return None;
-                }
-            }
-        };
-        tokio::time::timeout(self.config.workload_wait, known).await.ok().flatten()
-    }
-
-    /// What `work` yields, unless the deadline of the drain comes first: then it is dropped.
-    async fn unless_forced<F: Future>(&self, work: F) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            () = self.drain.forced() => None,
-            done = work => Some(done),
-        }
-    }
-
-    /// The first judgement of a connection that is already tracked. `last_known` decides if the
-    /// mesh has meanwhile lost the workload.
-    fn judge(&self, tracked: &Tracked, last_known: &NodeWorkload) -> Result<(), Denied> {
-        let now = self.mesh.load();
-        let rules = now.local(&self.local.uid).map_or(&last_known.rules, |local| &local.rules);
-        tracked.subject().judge(rules)
-    }
+fn place_of_stream(home: &Place) -> Place {
+    home.workers().for_stream(home)
 }
 
-/// Judges open connections anew and closes idle tunnels, for as long as there may be connections.
-async fn upkeep(shared: Arc<Shared>) {
-    let sweep = async {
-        let mut interval = tokio::time::interval((shared.config.hbone.idle_timeout / 4).max(Duration::from_secs(1)));
-        loop {
-            interval.tick().await;
-            shared.pool.sweep();
-        }
-    };
-    shared.unless_forced(async { tokio::join!(tracker::run(shared.clone()), sweep) }).await;
-}
-
-/// Has the kernel find out that an idle peer is gone. Without it the connection only lives longer.
-fn keep_alive(stream: &TcpStream) {
-    if let Err(error) = Keepalive::default().set(stream.into()) {
-        tracing::debug!(%error, "no keepalive");
-    }
-}
-
-/// Accepts until the drain starts; each connection is served in a task that the drain waits for.
-async fn accept<F>(listener: Option<TcpListener>, limit: usize, drain: &DrainWatch, serve: impl Fn(Accepted) -> F)
-where
+/// Accepts until the drain starts; each connection is served in a task that the drain waits for, at
+/// the place that is chosen for it.
+async fn accept<F>(
+    shared: &Arc<Shared>,
+    listener: Option<TcpListener>,
+    home: &Place,
+    choose: impl Fn(&Place) -> Place,
+    serve: impl Fn(Arc<Shared>, Accepted, Place) -> F + Copy + Send + 'static,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let Some(listener) = listener else { return };
-    let places = Arc::new(Semaphore::new(limit));
+    let places = Arc::new(Semaphore::new(shared.config.max_connections));
+    let hand_over = |accepted: Accepted, held| {
+        let (shared, guard, place) = (shared.clone(), shared.drain.guard(), choose(home));
+        if place.worker() == home.worker() {
+            tokio::spawn(async move {
+                let _held = (held, guard);
+                serve(shared, accepted, place).await;
+            });
+            return;
+        }
+        match accepted.detach() {
+            Ok(accepted) => place.spawn(|place| async move {
+                let _held = (held, guard);
+                match accepted.attach() {
+                    Ok(accepted) => serve(shared, accepted, place).await,
+                    Err(error) => tracing::error!(%error, "a connection could not be given to a worker"),
+                }
+            }),
+            Err(error) => tracing::error!(%error, "a connection could not be given to a worker"),
+        }
+    };
     loop {
         let accepted = async { (places.clone().acquire_owned().await, listener::accept(&listener).await) };
         tokio::select! {
-            (place, accepted) = accepted => {
-                let (serving, guard) = (serve(accepted), drain.guard());
-                tokio::spawn(async move {
-                    let _held = (place, guard);
-                    serving.await;
-                });
-            }
-            () = drain.signaled() => return,
+            biased;
+            (held, accepted) = accepted => hand_over(accepted, held.ok()),
+            () = shared.drain.signaled() => return,
         }
     }
 }

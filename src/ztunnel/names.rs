@@ -33,7 +33,7 @@ pub(super) fn lookup(snapshot: &NodeSnapshot, searcher: Searcher<'_>, name: &str
     if let Ok(ip) = name.parse::<IpAddr>() {
         return Meaning::Address(SocketAddr::new(ip.to_canonical(), port));
     }
-    match candidates(searcher, name).iter().find_map(|host| snapshot.host(host)) {
+    match candidates(searcher, name).iter().find_map(|host| snapshot.host(host, searcher.namespace)) {
         Some(service) => address(service, port),
         None => Meaning::Foreign,
     }

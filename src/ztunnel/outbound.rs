@@ -1,19 +1,20 @@
 //! From the workload to the mesh: the next hop, a connection to it, a copy.
 
 use super::{
-    Shared,
     connection::{self, About, Connection, Party},
     relay::relay,
     resolve::{self, NextHop, Resolved, Source, Unresolved},
+    shared::Shared,
 };
 use crate::{
     hbone::{Baggage, ConnectError, ConnectHeaders, PoolKey, TunnelError, TunnelIo},
     model::Workload,
-    state::InFlight,
+    runtime::Place,
+    state::{InFlight, UpstreamEndpoint},
     telemetry::{Direction as Reported, ResponseFlag, counters},
     transport::{
         Accepted,
-        socket::{self, OriginalDst},
+        socket::{self, ConnectOptions, OriginalDst},
     },
 };
 use http::StatusCode;
@@ -59,7 +60,12 @@ impl From<Unresolved> for OpenError {
     fn from(error: Unresolved) -> Self {
         match error {
             Unresolved::Loop => Self::Loop,
-            Unresolved::NoWaypoint | Unresolved::Barred(_) | Unresolved::NoEndpoint | Unresolved::UndeclaredPort => Self::Unresolved(error),
+            Unresolved::NoWaypoint
+            | Unresolved::Barred(_)
+            | Unresolved::NoEndpoint
+            | Unresolved::UndeclaredPort
+            | Unresolved::NoGateway
+            | Unresolved::NoIdentity => Self::Unresolved(error),
         }
     }
 }
@@ -128,13 +134,13 @@ impl Opened {
 }
 
 /// Serves one captured connection (15001).
-pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let OriginalDst(dst) = match socket::original_dst(&stream) {
         Ok(dst) => dst,
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
-    super::keep_alive(&stream);
-    match shared.unless_forced(open(&shared, peer, dst)).await {
+    shared.keep_alive(&stream);
+    match shared.unless_forced(open(&shared, &place, peer, dst)).await {
         Some(Ok(opened)) => opened.relay(&shared, stream).await,
         // The application's handshake was completed by the kernel: a reset is the best that can be said.
         Some(Err(_)) | None => socket::reset_on_close(&stream),
@@ -143,7 +149,7 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
 
 /// Opens a connection for the workload to `dst`, to another endpoint when one fails. Failures have
 /// been reported.
-pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr) -> Result<Opened, OpenError> {
+pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: SocketAddr) -> Result<Opened, OpenError> {
     let started = Instant::now();
     let refuse = |error: OpenError| {
         if matches!(error, OpenError::Loop) {
@@ -154,45 +160,51 @@ pub(super) async fn open(shared: &Arc<Shared>, app: SocketAddr, dst: SocketAddr)
     };
     let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
     let source = Source { workload: &local.workload, own: &shared.own };
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut tried: Vec<Arc<UpstreamEndpoint>> = Vec::new();
     let mut failed: Option<(Resolved, OpenError)> = None;
     while tried.len() < TRIES && failed.as_ref().is_none_or(|(_, error)| error.is_worth_another()) {
         let resolved = match resolve::next_hop(&snapshot, source, dst, &tried) {
-            Ok(resolved) if !tried.contains(&resolved.next.target()) => resolved,
+            Ok(resolved) => resolved,
             Err(error) if failed.is_none() => return Err(refuse(error.into())),
-            Ok(_) | Err(_) => break,
+            Err(_) => break,
         };
         let in_flight = resolved.next.endpoint().map(|e| e.start());
-        match dial(shared, &local.workload, app, &resolved).await {
+        match dial(shared, place, &local.workload, app, &resolved).await {
             Ok(io) => {
-                let connection = Connection::open(shared, &about(shared, &local.workload, app, &resolved), started);
+                let connection = Connection::open(shared, &about(&local.workload, app, &resolved), started);
                 return Ok(Opened { io, connection, in_flight });
             }
             Err(error) => {
                 tracing::debug!(destination = %dst, hop = %resolved.next.address(), %error, "next hop failed");
-                tried.push(resolved.next.target());
+                let others = resolved.service.is_some() || matches!(resolved.next, NextHop::Waypoint { .. });
+                tried.extend(resolved.next.endpoint().cloned());
                 failed = Some((resolved, error));
+                if !others {
+                    break;
+                }
             }
         }
     }
     let (resolved, error) = failed.expect("the loop is left without a failure only by returning");
-    let connection = Connection::open(shared, &about(shared, &local.workload, app, &resolved), started);
+    let connection = Connection::open(shared, &about(&local.workload, app, &resolved), started);
     connection.end(error.flag(), Some(error.to_string().into()));
     Err(error)
 }
 
-async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
+async fn dial(shared: &Shared, place: &Place, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
     counters().upstream_connects.increment(1);
     let connected = match &resolved.next {
+        NextHop::Gateway { .. } => Err(OpenError::Unresolved(Unresolved::NoGateway)),
         NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
-            let key = PoolKey { source: shared.local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
+            let key = PoolKey { source: local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
             let service = resolved.service.as_ref().map(|s| s.key.hostname.name());
             let headers = ConnectHeaders { baggage: Baggage::of(local), source: Some(app), service };
-            let opened = shared.pool.connect(&key, &tunnel.authority.to_string(), &headers).await;
+            let opened = shared.pool(place).connect(&key, &tunnel.authority.to_string(), &headers).await;
             opened.map(|(io, _)| Either::Left(io)).map_err(OpenError::from)
         }
         NextHop::Plain { .. } | NextHop::Passthrough { .. } => {
-            let connected = socket::connect(resolved.next.address(), shared.config.connect_timeout).await;
+            let options = ConnectOptions::new(shared.config.connect_timeout);
+            let connected = shared.sockets.connect(resolved.next.address(), options).await;
             connected.map(Either::Right).map_err(OpenError::Connect)
         }
     };
@@ -202,11 +214,11 @@ async fn dial(shared: &Shared, local: &Workload, app: SocketAddr, resolved: &Res
     connected
 }
 
-fn about<'a>(shared: &'a Shared, local: &'a Workload, app: SocketAddr, resolved: &'a Resolved) -> About<'a> {
+fn about<'a>(local: &'a Workload, app: SocketAddr, resolved: &'a Resolved) -> About<'a> {
     let tunnel = resolved.next.tunnel();
     About {
         direction: Reported::Outbound,
-        source: Party { addr: app, workload: Some(local), baggage: None, identity: tunnel.map(|_| &shared.local.identity) },
+        source: Party { addr: app, workload: Some(local), baggage: None, identity: tunnel.map(|_| &local.identity) },
         destination: Party {
             addr: resolved.next.address(),
             workload: resolved.next.endpoint().and_then(|e| e.workload.as_deref()),

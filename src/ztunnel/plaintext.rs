@@ -2,13 +2,14 @@
 //! copy. Strict mutual TLS is a policy that asks for an identity.
 
 use super::{
-    Shared,
     connection::{self, About, Connection, Party},
     inbound::to_workload,
     relay::relay,
+    shared::Shared,
     tracker::{Subject, Tracked},
 };
 use crate::{
+    runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, ResponseFlag},
     transport::{
@@ -20,7 +21,9 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::{net::TcpStream, time::Instant};
 
 /// Serves one redirected connection.
-pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted) {
+pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
+    // Counts as load of its worker for as long as the connection lasts.
+    let _place = place;
     match socket::original_dst(&stream) {
         Ok(dst) => forward(&shared, stream, peer, dst).await,
         Err(error) => tracing::warn!(%peer, %local, %error, "no original destination"),
@@ -31,7 +34,7 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }:
 pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, OriginalDst(dst): OriginalDst) {
     match shared.unless_forced(connect(shared, peer, dst)).await.flatten() {
         Some((connection, tracked, upstream)) => {
-            super::keep_alive(&stream);
+            shared.keep_alive(&stream);
             relay(shared, connection, Some(&tracked), (stream, upstream)).await;
         }
         // The kernel has completed the client's handshake: a reset is the best that can be said.

@@ -1,8 +1,8 @@
 //! Copying, from the moment both sides stand to the end of the connection, whoever brings it about.
 
 use super::{
-    Shared,
     connection::Connection,
+    shared::Shared,
     tracker::{Denied, Tracked},
 };
 use crate::{

@@ -1,11 +1,11 @@
 //! SOCKS5 (RFC 1928): CONNECT without authentication. Explicit capture, for clients that choose to.
 
 use super::{
-    Shared,
     names::{self, Meaning, Searcher},
     outbound::{self, OpenError, Opened},
+    shared::Shared,
 };
-use crate::transport::Accepted;
+use crate::{runtime::Place, transport::Accepted};
 use std::{io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -104,7 +104,7 @@ impl Reply {
 }
 
 /// Serves one client. Unlike the reference, it says that it succeeded only when it has.
-pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }: Accepted) {
+pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }: Accepted, place: Place) {
     let asked = tokio::time::timeout(shared.config.socks5_handshake_timeout, negotiate(&mut stream));
     let Some(asked) = shared.unless_forced(asked).await else { return };
     let target = match asked {
@@ -118,8 +118,8 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }
         }
         Err(_) => return tracing::debug!(%peer, "socks5 request did not come in time"),
     };
-    super::keep_alive(&stream);
-    match shared.unless_forced(open(&shared, peer, target)).await.unwrap_or(Err(Reply::Failure)) {
+    shared.keep_alive(&stream);
+    match shared.unless_forced(open(&shared, &place, peer, target)).await.unwrap_or(Err(Reply::Failure)) {
         Ok(opened) => {
             if let Err(error) = stream.write_all(&Reply::Succeeded.bytes()).await {
                 return opened.abandon(&error);
@@ -137,10 +137,10 @@ async fn say(stream: &mut TcpStream, answer: &[u8]) {
     }
 }
 
-async fn open(shared: &Arc<Shared>, peer: SocketAddr, target: Target) -> Result<Opened, Reply> {
+async fn open(shared: &Shared, place: &Place, peer: SocketAddr, target: Target) -> Result<Opened, Reply> {
     let mut last = Reply::HostUnreachable;
     for address in addresses(shared, target).await?.into_iter().take(TRIES) {
-        match outbound::open(shared, peer, address).await {
+        match outbound::open(shared, place, peer, address).await {
             Ok(opened) => return Ok(opened),
             Err(error) => last = Reply::of(&error),
         }
@@ -149,7 +149,7 @@ async fn open(shared: &Arc<Shared>, peer: SocketAddr, target: Target) -> Result<
 }
 
 /// The addresses of a target: one, if the mesh knows it.
-async fn addresses(shared: &Arc<Shared>, target: Target) -> Result<Vec<SocketAddr>, Reply> {
+async fn addresses(shared: &Shared, target: Target) -> Result<Vec<SocketAddr>, Reply> {
     let (name, port) = match target {
         Target::Address(address) => return Ok(vec![address]),
         Target::Name(name, port) => (name, port),

@@ -1,7 +1,7 @@
 //! The inbound connections that are open, judged by policy: when they open, and again whenever the
 //! mesh changes.
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     authz::{Attributes, Reason, Ruleset, Verdict},
     model::Identity,
@@ -147,7 +147,7 @@ impl Drop for Tracked {
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut published = shared.mesh.published();
     while published.changed().await {
-        if let Some(local) = shared.mesh.load().local(&shared.local.uid) {
+        if let Some(local) = shared.local.of(&shared.mesh.load()) {
             shared.tracker.rejudge(&local.rules);
         }
     }

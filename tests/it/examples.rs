@@ -97,7 +97,7 @@ async fn serve(name: &str, mesh: &Mesh, manifests: &Path, dir: &Path) {
     for group in mesh.endpoints.values() {
         let targets = mesh.services[&group.service].ports.iter().filter_map(|port| match port.target {
             TargetPort::Number(number) => Some(number),
-            TargetPort::Name(_) => None,
+            TargetPort::Name(_) | TargetPort::Endpoint => None,
         });
         let targets: Vec<u16> = targets.collect();
         for endpoint in &group.endpoints {

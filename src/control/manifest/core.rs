@@ -1,7 +1,7 @@
 //! Decodes Kubernetes' own kinds: Namespace, Service and EndpointSlice.
 
 use super::decode::{Cx, Outcome, Referent, label, labels};
-use crate::model::{AppProtocol, Endpoint, Endpoints, NamespaceInfo, Resource, Service, ServicePort, TargetPort};
+use crate::model::{AppProtocol, Endpoint, Endpoints, NamespaceInfo, Resource, Service, ServiceL4, ServicePort, TargetPort};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Service as KubeService, ServicePort as KubePort, ServiceSpec},
@@ -44,6 +44,7 @@ pub(super) fn service(cx: &mut Cx<'_>) -> Option<Outcome> {
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         external: false,
         subject_alt_names: Vec::new(),
+        l4: ServiceL4 { canonical: true, ..ServiceL4::default() },
     };
     Some(Outcome::Resources(vec![Resource::from(service)]))
 }

@@ -1,7 +1,7 @@
 //! Decodes pods to workloads.
 
 use super::decode::{Cx, Outcome, annotation, label, labels};
-use crate::model::{Health, Identity, Locality, Name, Resource, TunnelProtocol, Workload, WorkloadType};
+use crate::model::{Health, Identity, Locality, Name, Resource, TunnelProtocol, Workload, WorkloadL4, WorkloadType};
 use k8s_openapi::{
     api::core::v1::{Pod, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -37,6 +37,7 @@ pub(super) fn pod(cx: &mut Cx<'_>) -> Option<Outcome> {
         host_network: spec.host_network.unwrap_or(false),
         ports: container_ports(cx, &spec),
         gateway: label(metadata, "gateway.networking.k8s.io/gateway-name").map(Into::into),
+        l4: WorkloadL4::default(),
         name,
         namespace,
     };

@@ -8,7 +8,7 @@ use super::{
     workload_entry,
 };
 use crate::model::{
-    AppProtocol, Endpoint, Endpoints, Hostname, Kind, Name, Resource, ResourceId, Service, ServiceKey, ServicePort, TargetPort,
+    AppProtocol, Endpoint, Endpoints, Hostname, Kind, Name, Resource, ResourceId, Service, ServiceKey, ServiceL4, ServicePort, TargetPort,
     WaypointBinding, Workload,
 };
 use std::{collections::HashSet, net::IpAddr};
@@ -51,6 +51,7 @@ fn host_resources(
         publish_not_ready: false,
         external: spec.location != Some(Location::Internal),
         subject_alt_names: spec.subject_alt_names.iter().map(|n| n.as_str().into()).collect(),
+        l4: ServiceL4::default(),
     };
     let mut resources = vec![Resource::from(service)];
     if !endpoints.is_empty() {
@@ -186,7 +187,7 @@ fn endpoint_ports(own: &[(Name, u16)], service_ports: &[ServicePort]) -> Vec<(Na
     }
     let number = |port: &ServicePort| match (own.iter().find(|(name, _)| *name == port.name), &port.target) {
         (Some((_, number)), _) | (None, TargetPort::Number(number)) => *number,
-        (None, TargetPort::Name(_)) => port.port,
+        (None, TargetPort::Name(_) | TargetPort::Endpoint) => port.port,
     };
     service_ports.iter().map(|port| (port.name.clone(), number(port))).collect()
 }

@@ -5,7 +5,7 @@ use super::{
     istio::{Object, WorkloadEntrySpec},
     pod::{CLUSTER, canonical_name, canonical_revision, identity},
 };
-use crate::model::{Health, Labels, Locality, Name, Resource, TunnelProtocol, WaypointBinding, Workload, WorkloadType};
+use crate::model::{Health, Labels, Locality, Name, Resource, TunnelProtocol, WaypointBinding, Workload, WorkloadL4, WorkloadType};
 use std::net::IpAddr;
 
 pub(super) fn workload_entry(cx: &mut Cx<'_>) -> Option<Outcome> {
@@ -76,6 +76,7 @@ pub(super) fn workload(cx: &mut Cx<'_>, field: &str, uid: Name, spec: &WorkloadE
         host_network: false,
         ports,
         gateway: None,
+        l4: WorkloadL4::default(),
         name,
     })
 }

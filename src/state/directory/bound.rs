@@ -2,17 +2,21 @@
 //! where a waypoint says no would lead around the waypoint, or to one that refuses.
 
 use super::Directory;
-use crate::model::{Kind, Name, ResourceName, Service, Waypoint, WaypointAddress, WaypointBinding, Workload};
+use crate::model::{GatewayAddress, Kind, Name, ResourceName, Service, Waypoint, WaypointAddress, WaypointBinding, Workload};
 use std::sync::Arc;
 
 /// What a service or a workload is bound to.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound<'a> {
-    /// No waypoint: none is named, the named one does not exist, or it does not take such traffic
+    /// No waypoint: none is named, or the named one does not take such traffic
     /// (`istio.io/waypoint-for`, `istio.io/for-service-account`).
     Nothing,
     /// This waypoint.
     To(&'a Arc<Waypoint>),
+    /// The waypoint at this place.
+    At(&'a GatewayAddress),
+    /// A Gateway that does not exist.
+    Missing(&'a ResourceName),
     /// A Gateway that is there but may not be used. Never the same as none: traffic that was to be
     /// judged must not go around the judge.
     Barred(&'a Arc<Waypoint>, Barred),
@@ -27,6 +31,9 @@ pub enum Barred {
     /// It is invalid or has no HBONE listener.
     #[error("the Gateway that is named as waypoint cannot be one")]
     Unusable,
+    /// It does not exist, and whoever names it asks not to be reached without it.
+    #[error("the Gateway that is named as waypoint does not exist, and a waypoint is required")]
+    Missing,
 }
 
 impl Bound<'_> {
@@ -38,15 +45,22 @@ impl Bound<'_> {
 
 impl Directory {
     /// What a service is bound to, by its own label or its namespace's.
-    pub fn service_waypoint(&self, service: &Service) -> Bound<'_> {
-        let Some(waypoint) = self.named(&service.waypoint, &service.key.namespace) else { return Bound::Nothing };
+    pub fn service_waypoint<'a>(&'a self, service: &'a Service) -> Bound<'a> {
+        let waypoint = match self.named(&service.waypoint, &service.key.namespace) {
+            Ok(waypoint) => waypoint,
+            Err(bound) => return bound,
+        };
         let takes = waypoint.traffic.services() && !serves_gateway(service, waypoint) && self.is_of_account(service, waypoint);
         if takes { self.judged(waypoint, &service.key.namespace) } else { Bound::Nothing }
     }
 
     /// What a workload is bound to. A waypoint's own pods are bound to nothing.
-    pub fn workload_waypoint(&self, workload: &Workload) -> Bound<'_> {
-        let Some(waypoint) = self.named(&workload.waypoint, &workload.namespace) else { return Bound::Nothing };
+    pub fn workload_waypoint<'a>(&'a self, workload: &'a Workload) -> Bound<'a> {
+        let waypoint = match self.named(&workload.waypoint, &workload.namespace) {
+            Ok(waypoint) => waypoint,
+            Err(Bound::Missing(_)) if workload.gateway.is_some() => return Bound::Nothing,
+            Err(bound) => return bound,
+        };
         let takes = waypoint.traffic.workloads() && workload.gateway.is_none() && runs_as_its_account(workload, waypoint);
         if takes { self.judged(waypoint, &workload.namespace) } else { Bound::Nothing }
     }
@@ -60,14 +74,18 @@ impl Directory {
         }
         let workloads = self.workloads_of(service);
         match workloads.is_empty() {
-            true => matches!(service.waypoint, WaypointBinding::To(_)),
+            true => matches!(service.waypoint, WaypointBinding::To(_) | WaypointBinding::At(_)),
             false => workloads.iter().any(|w| runs_as_its_account(w, waypoint)),
         }
     }
 
-    /// The Gateway that a binding names, if it exists.
-    fn named(&self, binding: &WaypointBinding, namespace: &Name) -> Option<&Arc<Waypoint>> {
-        self.mesh.waypoints.get(self.binding(binding, namespace)?)
+    /// The Gateway that a binding names, or what it comes to without one.
+    fn named<'a>(&'a self, binding: &'a WaypointBinding, namespace: &Name) -> Result<&'a Arc<Waypoint>, Bound<'a>> {
+        if let WaypointBinding::At(place) = binding {
+            return Err(Bound::At(place));
+        }
+        let name = self.binding(binding, namespace).ok_or(Bound::Nothing)?;
+        self.mesh.waypoints.get(name).ok_or(Bound::Missing(name))
     }
 
     /// The name of a Gateway that a binding comes to.
@@ -76,7 +94,7 @@ impl Directory {
         let binding = if *binding == WaypointBinding::Inherit { of_namespace()? } else { binding };
         match binding {
             WaypointBinding::To(name) => Some(name),
-            WaypointBinding::None | WaypointBinding::Inherit => None,
+            WaypointBinding::None | WaypointBinding::Inherit | WaypointBinding::At(_) => None,
         }
     }
 

@@ -1,13 +1,18 @@
 //! Compiling for a ztunnel: what a batch has touched, and nothing else.
 
-use super::{NodeService, NodeSnapshot, NodeWorkload, WaypointRoute, gateways::Gateways};
+use super::{NodeService, NodeSnapshot, NodeWorkload, Owners, Ranges, WaypointRoute, gateways::Gateways, places::Places};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
         AuthorizationPolicy, Hostname, Name, PolicyTarget, Resource, ResourceName, Service, ServiceKey, TunnelProtocol, WaypointBinding,
         Workload,
     },
-    state::{Bound, Compile, Delta, Directory, Hop, Upstreams, counted::List, directory::selects, shared::SharedMap},
+    state::{
+        Barred, Bound, Compile, Delta, Directory, Hop, Reach, Upstreams,
+        counted::List,
+        directory::{precedence, selects},
+        shared::SharedMap,
+    },
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -15,40 +20,81 @@ use std::{
     sync::Arc,
 };
 
+/// Which workloads a ztunnel serves: policies are compiled for no other.
+#[derive(Debug, Clone)]
+pub enum Own {
+    /// These, by uid.
+    Workloads(HashSet<Name>),
+    /// Those that run on this node; without a name, on any.
+    Node(Option<Name>),
+}
+
+impl Own {
+    fn contains(&self, workload: &Workload) -> bool {
+        match self {
+            Self::Workloads(uids) => uids.contains(&workload.uid),
+            Self::Node(Some(node)) => workload.node == *node && workload.l4.network.is_none(),
+            Self::Node(None) => workload.l4.network.is_none(),
+        }
+    }
+}
+
+/// Makes traffic to the services of a namespace depend on the waypoint that they name: without it
+/// they are not reached.
+const REQUIRE_WAYPOINT: &str = "cairn.dev/require-waypoint";
+
 /// Compiles for a ztunnel. Keeps what it compiled: what no change touches costs nothing.
 #[derive(Debug)]
 pub struct NodeCompiler {
     root_namespace: Name,
-    // Uids of the workloads that this proxy serves; policies are compiled for no other.
-    own: HashSet<Name>,
+    require_waypoint: bool,
+    own: Own,
+    // Uids of those that are there.
+    local: BTreeSet<Name>,
     upstreams: Upstreams,
     gateways: Gateways,
-    // All services and workloads, those that own no address as well.
+    places: Places,
+    // All services, those that own no address as well.
     services: HashMap<ServiceKey, Arc<NodeService>>,
-    workloads: HashMap<Name, Arc<NodeWorkload>>,
+    workloads: SharedMap<Name, Arc<NodeWorkload>>,
+    mesh_wide: BTreeSet<ResourceName>,
     rules: HashMap<Name, (List<AuthorizationPolicy>, Arc<Ruleset>)>,
     no_rules: Arc<Ruleset>,
-    by_vip: SharedMap<IpAddr, Arc<NodeService>>,
-    by_host: SharedMap<Hostname, Arc<NodeService>>,
+    by_vip: SharedMap<IpAddr, Owners>,
+    ranges: Arc<Ranges>,
+    by_host: SharedMap<Hostname, Owners>,
     by_address: SharedMap<IpAddr, Arc<NodeWorkload>>,
 }
 
 impl NodeCompiler {
-    /// A compiler for the proxy of these workloads (by uid).
-    pub fn new(local: Vec<Name>, root_namespace: &str) -> Self {
+    /// A compiler for the proxy of these workloads.
+    pub fn new(own: Own, root_namespace: &str) -> Self {
         Self {
             root_namespace: root_namespace.into(),
-            own: local.into_iter().collect(),
-            upstreams: Upstreams::default(),
+            require_waypoint: false,
+            own,
+            local: BTreeSet::new(),
+            upstreams: Upstreams::new(Reach::Anywhere),
             gateways: Gateways::default(),
+            places: Places::default(),
             services: HashMap::new(),
-            workloads: HashMap::new(),
+            workloads: SharedMap::default(),
+            mesh_wide: BTreeSet::new(),
             rules: HashMap::new(),
             no_rules: Arc::default(),
             by_vip: SharedMap::default(),
+            ranges: Arc::default(),
             by_host: SharedMap::default(),
             by_address: SharedMap::default(),
         }
+    }
+
+    /// What names a waypoint that does not exist is not reached, in every namespace; without this,
+    /// only in those with the label `cairn.dev/require-waypoint: "true"`.
+    #[must_use]
+    pub fn require_waypoint(mut self, require: bool) -> Self {
+        self.require_waypoint = require;
+        self
     }
 }
 
@@ -58,14 +104,18 @@ impl Compile for NodeCompiler {
     fn compile(&mut self, directory: &Directory, delta: &Delta, version: u64) -> NodeSnapshot {
         delta.members.iter().for_each(|key| self.upstreams.refresh(directory, key));
         let gateways = self.gateways.update(directory, delta, &mut self.upstreams);
+        self.places.update(directory, delta, &mut self.upstreams);
         let mut dirty = dirty(directory, delta, &gateways);
         if !delta.policies.is_empty() {
-            dirty.workloads.extend(self.own.iter().cloned());
+            self.note_policies(delta);
+            dirty.workloads.extend(self.local.iter().cloned());
         }
+        let mut is_ranged = false;
         for key in &dirty.services {
             for changed in self.service(directory, key).into_iter().flatten().flatten() {
                 dirty.vips.extend(changed.service.vips.iter().map(IpAddr::to_canonical));
                 dirty.hosts.insert(key.hostname.clone());
+                is_ranged |= !changed.service.l4.ranges.is_empty();
             }
         }
         for uid in &dirty.workloads {
@@ -73,23 +123,18 @@ impl Compile for NodeCompiler {
                 dirty.addresses.extend(changed.workload.addresses.iter().map(IpAddr::to_canonical));
             }
         }
-        let (services, workloads) = (&self.services, &self.workloads);
-        let service = |owner: Option<&Arc<Service>>| owner.and_then(|owner| services.get(&owner.key)).cloned();
-        let workload = |owner: Option<&Arc<Workload>>| owner.and_then(|owner| workloads.get(&owner.uid)).cloned();
-        self.by_vip.apply(dirty.vips.into_iter().map(|vip| (vip, service(directory.service_at(vip)))));
-        self.by_host.apply(dirty.hosts.into_iter().map(|host| {
-            let owner = service(directory.service_of(&host));
-            (host, owner)
-        }));
-        self.by_address.apply(dirty.addresses.into_iter().map(|address| (address, workload(directory.workload(address)))));
-        let local = self.own.iter().filter_map(|uid| self.workloads.get_key_value(uid)).map(|(uid, own)| (uid.clone(), own.clone()));
-        NodeSnapshot {
-            version,
-            services: self.by_vip.clone(),
-            hosts: self.by_host.clone(),
-            workloads: self.by_address.clone(),
-            local: local.collect(),
+        let services = &self.services;
+        if is_ranged {
+            self.ranges = Arc::new(Ranges::new(in_order(directory.ranged(), services)));
         }
+        self.by_vip.apply(dirty.vips.into_iter().map(|vip| (vip, Owners::new(in_order(directory.claiming(vip), services)))));
+        self.by_host.apply(dirty.hosts.into_iter().map(|host| {
+            let owners = Owners::new(in_order(directory.called(&host), services));
+            (host, owners)
+        }));
+        let workload = |owner: Option<&Arc<Workload>>| owner.and_then(|owner| self.workloads.get(&owner.uid)).cloned();
+        self.by_address.apply(dirty.addresses.into_iter().map(|address| (address, workload(directory.workload(address)))));
+        self.snapshot(version)
     }
 
     /// Neither routes nor policies with `targetRefs`: those are for waypoints.
@@ -100,6 +145,16 @@ impl Compile for NodeCompiler {
             Resource::Namespace(_) | Resource::Service(_) | Resource::Endpoints(_) | Resource::Workload(_) | Resource::Waypoint(_) => true,
         }
     }
+}
+
+/// Services as they are compiled, in the order in which they come when several claim the same.
+fn in_order<'a>(
+    claiming: impl Iterator<Item = &'a Arc<Service>>,
+    compiled: &HashMap<ServiceKey, Arc<NodeService>>,
+) -> Vec<Arc<NodeService>> {
+    let mut claiming: Vec<_> = claiming.collect();
+    claiming.sort_unstable_by_key(|service| precedence(service));
+    claiming.into_iter().filter_map(|service| compiled.get(&service.key)).cloned().collect()
 }
 
 /// What has to be compiled anew.
@@ -138,7 +193,8 @@ impl NodeCompiler {
         let new = directory.mesh().services.get(key).map(|service| {
             let ports = service.ports.iter().map(|port| port.port).collect::<HashSet<u16>>();
             let ports = ports.into_iter().filter_map(|port| Some((port, self.upstreams.acquire(directory, key, port)?))).collect();
-            Arc::new(NodeService { service: service.clone(), waypoint: self.route(directory, directory.service_waypoint(service)), ports })
+            let waypoint = self.route(directory, directory.service_waypoint(service), &service.key.namespace);
+            Arc::new(NodeService { service: service.clone(), waypoint, ports })
         });
         let old = self.services.get(key).cloned();
         // The new form has acquired what stays.
@@ -160,35 +216,77 @@ impl NodeCompiler {
                 TunnelProtocol::Hbone => Hop::Hbone([workload.identity.clone()].into()),
                 TunnelProtocol::None => Hop::Plain,
             };
-            let waypoint = self.route(directory, directory.workload_waypoint(workload));
+            let waypoint = self.route(directory, directory.workload_waypoint(workload), &workload.namespace);
             Arc::new(NodeWorkload { workload: workload.clone(), waypoint, hop, rules: self.rules(directory, workload) })
         });
         let old = self.workloads.get(uid).cloned();
         if old.as_ref().zip(new.as_ref()).is_some_and(|(old, new)| old.is_same(new)) {
             return None;
         }
-        match &new {
-            Some(new) => drop(self.workloads.insert(new.workload.uid.clone(), new.clone())),
+        match new.as_ref().filter(|new| self.own.contains(&new.workload)) {
+            Some(_) => {
+                self.local.insert(uid.clone());
+            }
             None => {
-                self.workloads.remove(uid);
+                self.local.remove(uid);
                 self.rules.remove(uid);
             }
         }
+        self.workloads.apply([(uid.clone(), new.clone())]);
         Some([old, new])
     }
 
-    fn route(&mut self, directory: &Directory, bound: Bound<'_>) -> Option<WaypointRoute> {
-        let (waypoint, upstream) = match bound {
+    fn note_policies(&mut self, delta: &Delta) {
+        for changed in &delta.policies {
+            if let Some(old) = &changed.old {
+                self.mesh_wide.remove(&old.name);
+            }
+            let new = changed.new.iter().filter(|new| new.target == PolicyTarget::Mesh);
+            self.mesh_wide.extend(new.map(|new| new.name.clone()));
+        }
+    }
+
+    fn snapshot(&self, version: u64) -> NodeSnapshot {
+        let mut local_names: HashMap<ResourceName, Vec<Arc<NodeWorkload>>> = HashMap::new();
+        let local: HashMap<_, _> =
+            self.local.iter().filter_map(|uid| self.workloads.get(uid)).map(|own| (own.workload.uid.clone(), own.clone())).collect();
+        for own in local.values() {
+            let name = ResourceName { namespace: own.workload.namespace.clone(), name: own.workload.name.clone() };
+            local_names.entry(name).or_default().push(own.clone());
+        }
+        NodeSnapshot {
+            version,
+            services: self.by_vip.clone(),
+            ranges: self.ranges.clone(),
+            hosts: self.by_host.clone(),
+            addresses: self.by_address.clone(),
+            workloads: self.workloads.clone(),
+            places: self.places.found(),
+            local,
+            local_names,
+        }
+    }
+
+    fn route(&mut self, directory: &Directory, bound: Bound<'_>, namespace: &Name) -> Option<WaypointRoute> {
+        let (name, upstream) = match bound {
             Bound::Nothing => return None,
-            Bound::To(waypoint) => (waypoint, Ok(self.gateways.of(directory, waypoint, &mut self.upstreams))),
-            Bound::Barred(waypoint, reason) => (waypoint, Err(reason)),
+            Bound::At(place) => return Some(WaypointRoute::At(place.clone())),
+            Bound::To(waypoint) => (&waypoint.name, Ok(self.gateways.of(directory, waypoint, &mut self.upstreams))),
+            Bound::Barred(waypoint, reason) => (&waypoint.name, Err(reason)),
+            Bound::Missing(name) if self.requires_waypoint(directory, namespace) => (name, Err(Barred::Missing)),
+            Bound::Missing(_) => return None,
         };
-        Some(WaypointRoute { name: waypoint.name.clone(), upstream })
+        Some(WaypointRoute::Gateway { name: name.clone(), upstream })
+    }
+
+    fn requires_waypoint(&self, directory: &Directory, namespace: &Name) -> bool {
+        let labels = || directory.mesh().namespaces.get(namespace).map(|info| &info.labels);
+        self.require_waypoint || labels().and_then(|labels| labels.get(REQUIRE_WAYPOINT)).is_some_and(|value| **value == *"true")
     }
 
     /// The policies in front of a workload. Those of other proxies' workloads are none of ours.
     fn rules(&mut self, directory: &Directory, workload: &Workload) -> Arc<Ruleset> {
-        if !self.own.contains(&workload.uid) {
+        if !self.own.contains(workload) {
             return self.no_rules.clone();
         }
         let policies = &directory.mesh().policies;
@@ -197,7 +295,16 @@ impl NodeCompiler {
             let first = ResourceName { namespace: namespace.clone(), name: "".into() };
             policies.range(first..).map(|(_, policy)| policy).take_while(move |policy| policy.name.namespace == *namespace)
         });
-        let applying: List<AuthorizationPolicy> = near.filter(|policy| self.applies(policy, workload)).cloned().collect();
+        let near = near.filter(|policy| self.applies(policy, workload));
+        let everywhere = self.mesh_wide.iter().filter_map(|name| policies.get(name));
+        let listed = workload.l4.policies.iter().filter_map(|name| {
+            let policy = policies.get(name).filter(|policy| policy.target == PolicyTarget::Listed);
+            if policy.is_none() {
+                tracing::warn!(workload = %workload.uid, policy = %name, "the workload lists a policy that does not exist");
+            }
+            policy
+        });
+        let applying: List<AuthorizationPolicy> = near.chain(everywhere).chain(listed).cloned().collect();
         match self.rules.get(&workload.uid) {
             Some((of, rules)) if *of == applying => rules.clone(),
             Some(_) | None => {
@@ -208,12 +315,13 @@ impl NodeCompiler {
         }
     }
 
-    /// Which policies a ztunnel enforces in front of a workload: those of its namespace and of the
-    /// root namespace that have no `targetRefs`, selectors permitting.
+    /// Which policies a ztunnel enforces in front of a workload besides those that it lists or that are
+    /// for all: those of its namespace and of the root namespace that have no `targetRefs`, selectors
+    /// permitting.
     fn applies(&self, policy: &AuthorizationPolicy, workload: &Workload) -> bool {
         let near = policy.name.namespace == workload.namespace || policy.name.namespace == self.root_namespace;
         match &policy.target {
-            PolicyTarget::Refs(_) => false,
+            PolicyTarget::Refs(_) | PolicyTarget::Listed | PolicyTarget::Mesh => false,
             PolicyTarget::Selector(labels) => near && selects(labels, &workload.labels),
             PolicyTarget::Namespace => near,
             PolicyTarget::Unknown => near || policy.name.namespace.is_empty(),

@@ -3,7 +3,7 @@
 use super::*;
 
 fn node(resources: Vec<Resource>) -> Arc<NodeSnapshot> {
-    let mut store = Store::new(NodeCompiler::new(Vec::new(), ROOT));
+    let mut store = Store::new(NodeCompiler::new(Own::Workloads([].into()), ROOT));
     store.apply(resources.into_iter().map(Change::Upsert));
     store.handle().load()
 }
@@ -12,13 +12,14 @@ fn node(resources: Vec<Resource>) -> Arc<NodeSnapshot> {
 pub(super) fn seen(route: Option<&WaypointRoute>) -> String {
     match route {
         None => "direct".into(),
-        Some(WaypointRoute { upstream: Ok(_), .. }) => "waypoint".into(),
-        Some(WaypointRoute { upstream: Err(barred), .. }) => format!("{barred:?}"),
+        Some(WaypointRoute::Gateway { upstream: Ok(_), .. }) => "waypoint".into(),
+        Some(WaypointRoute::Gateway { upstream: Err(barred), .. }) => format!("{barred:?}"),
+        Some(WaypointRoute::At(place)) => format!("at {place}"),
     }
 }
 
 fn service_seen(resources: Vec<Resource>, address: SocketAddr) -> String {
-    seen(node(resources).service(address.ip()).expect("the service is known").waypoint.as_ref())
+    seen(node(resources).service(address.ip(), "app").expect("the service is known").waypoint.as_ref())
 }
 
 fn workload_seen(resources: Vec<Resource>, ip: u8) -> String {

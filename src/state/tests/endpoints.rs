@@ -69,8 +69,13 @@ fn a_virtual_address_of_two_services_has_the_same_owner_in_both_modes() {
         let destination = served(&snapshot, vip(1));
         assert_eq!(destination.is_some(), is_served_here, "{what}");
         assert!(destination.is_none_or(|d| matches!(&d.kind, DestinationKind::Service(key) if *key == owner)), "{what}");
-        let mut node = Store::new(NodeCompiler::new(Vec::new(), ROOT));
+        let in_zoo = mesh.iter().any(|r| matches!(r, Resource::Service(service) if *service.key.namespace == *"zoo"));
+        let mut node = Store::new(NodeCompiler::new(Own::Workloads([].into()), ROOT));
         node.apply(mesh.into_iter().map(Change::Upsert));
-        assert_eq!(node.handle().load().service(vip(1).ip()).unwrap().service.key, owner, "{what}");
+        let snapshot = node.handle().load();
+        let meant = |client| snapshot.service(vip(1).ip(), client).unwrap().service.key.clone();
+        assert_eq!(meant("elsewhere"), owner, "{what}");
+        // A client means its own namespace's first, whoever comes first for all others.
+        assert_eq!(*meant("zoo").namespace == *"zoo", in_zoo, "{what}");
     }
 }

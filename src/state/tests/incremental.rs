@@ -282,8 +282,12 @@ fn waypoint_view(snapshot: &WaypointSnapshot) -> String {
 fn node_view(snapshot: &NodeSnapshot) -> String {
     let mut view = String::new();
     let through = |route: Option<&WaypointRoute>| {
-        let upstream = route.and_then(|r| r.upstream.as_ref().ok()).map(|u| endpoints(u));
-        format!("{} {:?} {upstream:?}", seen(route), route.map(|r| &r.name))
+        let (name, upstream) = match route {
+            Some(WaypointRoute::Gateway { name, upstream }) => (name.to_string(), upstream.as_ref().ok().map(|u| endpoints(u))),
+            Some(WaypointRoute::At(place)) => (place.to_string(), snapshot.place(place).map(|u| endpoints(u))),
+            None => (String::new(), None),
+        };
+        format!("{} {name} {upstream:?}", seen(route))
     };
     let service = |service: &Arc<NodeService>| {
         let ports: BTreeMap<_, _> = service.ports.iter().map(|(port, upstream)| (port, endpoints(upstream))).collect();
@@ -291,10 +295,10 @@ fn node_view(snapshot: &NodeSnapshot) -> String {
     };
     let workload = |w: &Arc<NodeWorkload>| format!("{:?} {:?} {} {}", w.workload, w.hop, through(w.waypoint.as_ref()), verdicts(&w.rules));
     for ip in (0..5).flat_map(|n| [virtual_address(n), pod_address(n)]) {
-        let _ = writeln!(view, "{ip}: {:?} {:?}", snapshot.service(ip).map(service), snapshot.workload(ip).map(workload));
+        let _ = writeln!(view, "{ip}: {:?} {:?}", snapshot.service(ip, "app").map(service), snapshot.workload(ip).map(workload));
     }
     for host in NAMESPACES.iter().flat_map(|ns| NAMES.map(|name| key(ns, name).hostname)).chain([Hostname::new("shared.example")]) {
-        let _ = writeln!(view, "{host}: {:?}", snapshot.host(&host).map(service));
+        let _ = writeln!(view, "{host}: {:?}", snapshot.host(&host, "app").map(service));
     }
     let mut local: Vec<_> = snapshot.local_workloads().map(workload).collect();
     local.sort();
@@ -351,6 +355,6 @@ proptest! {
 
     #[test]
     fn a_node_compiled_step_by_step_is_as_compiled_anew(batches in batches()) {
-        check(&batches, || NodeCompiler::new(vec![uid(0), uid(1), uid(2)], ROOT), node_view)?;
+        check(&batches, || NodeCompiler::new(Own::Workloads([uid(0), uid(1), uid(2)].into()), ROOT), node_view)?;
     }
 }

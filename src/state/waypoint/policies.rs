@@ -47,7 +47,8 @@ impl Policies {
                 vec![Governed::Everything]
             }
             PolicyTarget::Unknown => vec![Governed::Namespace(own)],
-            PolicyTarget::Selector(_) | PolicyTarget::Namespace => Vec::new(),
+            // Those are for ztunnels.
+            PolicyTarget::Selector(_) | PolicyTarget::Namespace | PolicyTarget::Listed | PolicyTarget::Mesh => Vec::new(),
         }
     }
 
@@ -117,7 +118,7 @@ fn is_everywhere(policy: &AuthorizationPolicy, waypoint: &Waypoint) -> bool {
             TargetRef::Service(_) => false,
         }),
         PolicyTarget::Unknown => true,
-        PolicyTarget::Selector(_) | PolicyTarget::Namespace => false,
+        PolicyTarget::Selector(_) | PolicyTarget::Namespace | PolicyTarget::Listed | PolicyTarget::Mesh => false,
     }
 }
 

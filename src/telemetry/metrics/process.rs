@@ -81,6 +81,42 @@ pub fn counters() -> &'static Counters {
     })
 }
 
+/// How many pods of a node are served. Resolved by whoever serves pods, so that no other process
+/// exposes them.
+#[derive(Clone)]
+pub struct PodCounters {
+    /// `workload_manager_active_proxy_count`
+    pub active: Gauge,
+    /// `workload_manager_pending_proxy_count`: could not be started, and are tried again.
+    pub pending: Gauge,
+    /// `workload_manager_proxies_started_total`
+    pub started: Counter,
+    /// `workload_manager_proxies_stopped_total`
+    pub stopped: Counter,
+}
+
+impl PodCounters {
+    /// The series, from 0. Collecting must have begun ([`install`](super::install)).
+    pub fn resolve() -> Self {
+        describe_gauge!("workload_manager_active_proxy_count", "Pods that are served");
+        describe_gauge!("workload_manager_pending_proxy_count", "Pods that could not be served and are tried again");
+        describe_counter!("workload_manager_proxies_started_total", "Proxies of pods started");
+        describe_counter!("workload_manager_proxies_stopped_total", "Proxies of pods stopped");
+        Self {
+            active: gauge!("workload_manager_active_proxy_count"),
+            pending: gauge!("workload_manager_pending_proxy_count"),
+            started: counter!("workload_manager_proxies_started_total"),
+            stopped: counter!("workload_manager_proxies_stopped_total"),
+        }
+    }
+}
+
+impl fmt::Debug for PodCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PodCounters")
+    }
+}
+
 /// Why a handshake with a peer failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HandshakeFailure {

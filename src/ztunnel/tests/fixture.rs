@@ -2,10 +2,10 @@
 
 use crate::model::{
     Action, AllowedNamespaces, AppProtocol, AuthorizationPolicy, Health, Hostname, Identity, Kind, Locality, Name, PolicyTarget, Resource,
-    ResourceId, ResourceName, Rule, Service, ServiceKey, ServicePort, TargetPort, TrafficType, TunnelProtocol, Waypoint, WaypointAddress,
-    WaypointBinding, Workload, WorkloadType,
+    ResourceId, ResourceName, Rule, Service, ServiceKey, ServiceL4, ServicePort, TargetPort, TrafficType, TunnelProtocol, Waypoint,
+    WaypointAddress, WaypointBinding, Workload, WorkloadL4, WorkloadType,
 };
-use crate::state::{Change, NodeCompiler, NodeSnapshot, SnapshotHandle, Store};
+use crate::state::{Change, NodeCompiler, NodeSnapshot, Own, SnapshotHandle, Store};
 use std::{net::IpAddr, sync::Arc};
 
 pub(crate) const NAMESPACE: &str = "demo";
@@ -54,6 +54,7 @@ pub(crate) fn pod(name: &str, ip: &str, hop: Hop) -> Built {
         host_network: false,
         ports: Vec::new(),
         gateway: None,
+        l4: WorkloadL4::default(),
     }))
 }
 
@@ -86,6 +87,7 @@ pub(crate) fn service(name: &str, vip: &str, ports: &[(u16, u16)]) -> Built {
         publish_not_ready: false,
         external: false,
         subject_alt_names: Vec::new(),
+        l4: ServiceL4::default(),
     }))
 }
 
@@ -164,7 +166,7 @@ pub(crate) fn mesh(changes: Vec<Change>) -> (Store<NodeCompiler>, SnapshotHandle
         Change::Upsert(Resource::Workload(workload)) => Some(workload.uid.clone()),
         Change::Upsert(_) | Change::Remove(_) => None,
     });
-    let mut store = Store::new(NodeCompiler::new(local.collect(), "istio-system"));
+    let mut store = Store::new(NodeCompiler::new(Own::Workloads(local.collect()), "istio-system"));
     store.apply(changes);
     let handle = store.handle();
     (store, handle)

@@ -163,8 +163,12 @@ async fn a_workload_that_the_mesh_does_not_know_is_waited_for_and_then_refused()
         let (mut stand, server) = (Stand::new(), Place::new());
         let (ip, port) = (server.ip, echo(server.ip).await);
         let _running = stand.start("server", Place { ip, inbound: server.inbound }).await;
+        // Who it is, the mesh says: until then there is no certificate to present.
+        assert!(stand.try_tunnel("client", ip, "server").await.is_err());
+        stand.apply([pod("server", &ip.to_string(), Hop::Hbone)]);
         let mut send = stand.tunnel("client", ip, "server").await;
         let target = authority(&format!("{ip}:{port}"));
+        stand.remove(pod("server", &ip.to_string(), Hop::Hbone));
         assert_eq!(status(&mut send, Method::CONNECT, target.clone()).await, StatusCode::SERVICE_UNAVAILABLE);
         stand.apply([pod("server", &ip.to_string(), Hop::Hbone)]);
         assert_eq!(status(&mut send, Method::CONNECT, target).await, StatusCode::OK);

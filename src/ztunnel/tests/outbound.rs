@@ -293,11 +293,12 @@ async fn a_client_that_dawdles_is_let_go() {
     within(async {
         let stand = Stand::new();
         let (mut ztunnel, _records) = stand.ztunnel("client", "client");
-        ztunnel.config.socks5_handshake_timeout = std::time::Duration::from_millis(50);
+        Arc::make_mut(&mut ztunnel.config).socks5_handshake_timeout = std::time::Duration::from_millis(50);
         let socks5 = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socks5.local_addr().unwrap();
         let (_drain, watch) = crate::runtime::drain::new();
-        tokio::spawn(ztunnel.serve(Listeners { socks5: Some(socks5), ..Listeners::default() }, watch));
+        let listeners = Listeners { socks5: Some(socks5), ..Listeners::default() };
+        tokio::spawn(ztunnel.serve(listeners, crate::runtime::Workers::current().for_connection(), watch));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&[5, 1]).await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);

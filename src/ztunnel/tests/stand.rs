@@ -1,13 +1,14 @@
 //! Pods with proxies, on loopback.
 
-use super::fixture::{Built, identity, uid};
+use super::fixture::{Built, NAMESPACE, identity, uid};
 use crate::{
-    cert::{DevCa, StaticCertSource},
+    cert::DevCa,
     hbone::{self, Connect, HBONE_PORT},
-    runtime::{DrainTrigger, drain},
-    state::{NodeCompiler, NodeSnapshot, SnapshotHandle, Store},
+    model::{Identity, ResourceName},
+    runtime::{DrainTrigger, Workers, drain},
+    state::{NodeCompiler, NodeSnapshot, Own, SnapshotHandle, Store},
     telemetry::{AccessLog, Record, TcpRecord},
-    transport::{Accepted, WorkloadCert, listener, tls},
+    transport::{Accepted, CertFuture, CertSource, TlsError, WorkloadCert, listener, tls},
     ztunnel::{Config, Listeners, Local, Ztunnel},
 };
 use std::{
@@ -77,10 +78,20 @@ impl Running {
     }
 }
 
+/// The same certificate for whoever it is asked for.
+#[derive(Debug)]
+struct AnyCert(Arc<WorkloadCert>);
+
+impl CertSource for AnyCert {
+    fn fetch<'a>(&'a self, _: &'a Identity) -> CertFuture<'a> {
+        Box::pin(std::future::ready(Ok(self.0.clone())))
+    }
+}
+
 impl Stand {
     /// Proxies of the pods `client`, `server` and `server-2`.
     pub(super) fn new() -> Self {
-        let local = ["client", "server", "server-2"].map(uid).to_vec();
+        let local = Own::Workloads(["client", "server", "server-2"].map(uid).into());
         let ca = DevCa::create("cluster.local", Duration::from_secs(3600)).unwrap();
         Self { ca, store: Store::new(NodeCompiler::new(local, "istio-system")) }
     }
@@ -108,9 +119,9 @@ impl Stand {
 
     pub(super) fn ztunnel(&self, name: &str, cert: &str) -> (Ztunnel, mpsc::Receiver<Record>) {
         let (log, records) = AccessLog::capture();
-        let certs = Arc::new(StaticCertSource::new(self.cert(cert)));
-        let local = Local { uid: uid(name), identity: identity(cert) };
-        (Ztunnel::new(Self::config(), local, certs, self.handle(), log), records)
+        let certs = Arc::new(AnyCert(self.cert(cert)));
+        let local = Local { name: ResourceName::new(NAMESPACE, name), service_account: name.into() };
+        (Ztunnel::new(Arc::new(Self::config()), local, certs, self.handle(), Workers::current(), log), records)
     }
 
     /// Starts the proxy of a pod.
@@ -126,17 +137,27 @@ impl Stand {
         let address = socks5.local_addr().unwrap();
         let (drain, watch) = drain::new();
         let listeners = Listeners { inbound: Some(place.inbound), plaintext: None, outbound, socks5: Some(socks5) };
-        tokio::spawn(ztunnel.serve(listeners, watch));
+        tokio::spawn(ztunnel.serve(listeners, Workers::current().for_connection(), watch));
         Running { socks5: address, drain, records }
     }
 
     /// A tunnel to `place` as `name`, to say whatever a client may say.
     pub(super) async fn tunnel(&self, name: &str, ip: IpAddr, expected: &str) -> h2::client::SendRequest<bytes::Bytes> {
+        self.try_tunnel(name, ip, expected).await.unwrap()
+    }
+
+    /// The same, if it can be had.
+    pub(super) async fn try_tunnel(
+        &self,
+        name: &str,
+        ip: IpAddr,
+        expected: &str,
+    ) -> Result<h2::client::SendRequest<bytes::Bytes>, TlsError> {
         let io = TcpStream::connect((ip, HBONE_PORT)).await.unwrap();
-        let (io, _) = tls::connect(io, &self.cert(name), &[identity(expected)]).await.unwrap();
+        let (io, _) = tls::connect(io, &self.cert(name), &[identity(expected)]).await?;
         let (send, connection) = h2::client::handshake(io).await.unwrap();
         tokio::spawn(connection);
-        send
+        Ok(send)
     }
 
     /// A stand-in for a waypoint: tells the authority of each CONNECT and sends back what it gets.

@@ -126,7 +126,7 @@ fn attach(resource: &mut Resource, service: &ServiceKey, port: Option<u16>) {
         Resource::Route(route) => Arc::make_mut(route).parents.push(Parent::Service { service: service.clone(), port }),
         Resource::Policy(policy) => match &mut Arc::make_mut(policy).target {
             PolicyTarget::Refs(refs) => refs.push(TargetRef::Service(service.clone())),
-            PolicyTarget::Selector(_) | PolicyTarget::Namespace | PolicyTarget::Unknown => {}
+            PolicyTarget::Selector(_) | PolicyTarget::Namespace | PolicyTarget::Listed | PolicyTarget::Mesh | PolicyTarget::Unknown => {}
         },
         Resource::Namespace(_) | Resource::Service(_) | Resource::Endpoints(_) | Resource::Workload(_) | Resource::Waypoint(_) => {}
     }

@@ -1,0 +1,221 @@
+//! All pods of a node: each with listeners in its own network namespace.
+
+use super::{Config, Listeners, Local, Ztunnel};
+use crate::{
+    runtime::{DrainTrigger, DrainWatch, Place, Workers, drain},
+    state::{NodeSnapshot, SnapshotHandle},
+    telemetry::AccessLog,
+    transport::{CertSource, Netns, Sockets, listener::ListenOptions},
+};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+use tokio::sync::oneshot;
+
+/// Where a pod's proxy listens: inside of the pod.
+const INBOUND: u16 = crate::hbone::HBONE_PORT;
+const PLAINTEXT: u16 = 15006;
+const OUTBOUND: u16 = 15001;
+const SOCKS5: u16 = 15080;
+
+/// What can be set on the proxies of a node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Each of them.
+    pub ztunnel: Arc<Config>,
+    /// How their sockets are made, before it is known where.
+    pub sockets: Sockets,
+    /// Whether workloads see their clients' own addresses.
+    pub source: SourcePreservation,
+    /// Listen on IPv6 as well, where a pod has it.
+    pub ipv6: bool,
+    /// Listen for SOCKS5.
+    pub socks5: bool,
+}
+
+/// Whether workloads see their clients' own addresses (`ENABLE_ORIG_SRC`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SourcePreservation {
+    /// Where the system allows it.
+    #[default]
+    BestEffort,
+    /// Always: a pod where it is not possible is not served.
+    Required,
+    /// Never.
+    Off,
+}
+
+/// Starts the proxies of a node's pods. Clones share nothing but what they were made from.
+#[derive(Debug, Clone)]
+pub struct Node {
+    config: NodeConfig,
+    certs: Arc<dyn CertSource>,
+    mesh: SnapshotHandle<NodeSnapshot>,
+    workers: Workers,
+    log: AccessLog,
+}
+
+/// The proxy of one pod. Dropped, it is forced to its end.
+#[derive(Debug)]
+pub struct PodProxy {
+    drain: DrainTrigger,
+}
+
+impl PodProxy {
+    /// How it is told to end, and found to have ended.
+    pub fn drain(&self) -> &DrainTrigger {
+        &self.drain
+    }
+}
+
+impl Node {
+    /// What all proxies have in common.
+    pub fn new(
+        config: NodeConfig,
+        certs: Arc<dyn CertSource>,
+        mesh: SnapshotHandle<NodeSnapshot>,
+        workers: Workers,
+        log: AccessLog,
+    ) -> Self {
+        Self { config, certs, mesh, workers, log }
+    }
+
+    /// Starts the proxy of a pod; its listeners are bound when this returns. Cancel safe: an unfinished
+    /// start leaves nothing behind.
+    ///
+    /// # Errors
+    /// When the pod's namespace cannot be entered, or a listener cannot be bound there.
+    pub async fn start(&self, local: Local, netns: Arc<Netns>) -> io::Result<PodProxy> {
+        let sockets = self.config.sockets.inside(netns);
+        self.serve(local, move |node| node.in_pod(&sockets)).await
+    }
+
+    /// Starts the proxy of this process's own pod: 15008 in its own namespace, by which its metrics are
+    /// reached through the mesh.
+    ///
+    /// # Errors
+    /// When the listener cannot be bound.
+    pub async fn start_own(&self, local: Local) -> io::Result<PodProxy> {
+        let sockets = self.config.sockets.clone();
+        self.serve(local, move |node| {
+            let inbound = sockets.listen(SocketAddr::new(node.wildcard(&sockets), INBOUND), ListenOptions::default())?;
+            let listeners = Listeners { inbound: Some(inbound), ..Listeners::default() };
+            Ok(Bound { listeners, sockets: sockets.clone(), preserve_source: false })
+        })
+        .await
+    }
+
+    async fn serve(&self, local: Local, bind: impl FnOnce(&Self) -> io::Result<Bound> + Send + 'static) -> io::Result<PodProxy> {
+        let (trigger, watch) = drain::new();
+        let (report, bound) = oneshot::channel();
+        let node = self.clone();
+        // Made where they are served: a socket belongs to the runtime that it was made in.
+        self.workers.for_connection().spawn(|home| async move {
+            match bind(&node) {
+                Ok(bound) => {
+                    if report.send(Ok(())).is_ok() {
+                        node.run(local, bound, home, watch).await;
+                    }
+                }
+                Err(error) => drop(report.send(Err(error))),
+            }
+        });
+        bound.await.map_err(|_| io::Error::other("the worker has ended"))??;
+        Ok(PodProxy { drain: trigger })
+    }
+
+    async fn run(self, local: Local, bound: Bound, home: Place, drain: DrainWatch) {
+        let Bound { listeners, sockets, preserve_source } = bound;
+        let mut config = self.config.ztunnel.clone();
+        if config.preserve_source != preserve_source {
+            config = Arc::new(Config { preserve_source, ..(*config).clone() });
+        }
+        let ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log).with_sockets(sockets);
+        ztunnel.serve(listeners, home, drain).await;
+    }
+
+    fn in_pod(&self, sockets: &Sockets) -> io::Result<Bound> {
+        keep_pending_connections(sockets);
+        let any = self.wildcard(sockets);
+        let (inbound, preserve_source) = self.listen(sockets, SocketAddr::new(any, INBOUND))?;
+        let (plaintext, _) = self.listen(sockets, SocketAddr::new(any, PLAINTEXT))?;
+        let (outbound, _) = self.listen(sockets, SocketAddr::new(any, OUTBOUND))?;
+        let socks5 = || sockets.listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SOCKS5), ListenOptions::default());
+        let listeners = Listeners {
+            inbound: Some(inbound),
+            plaintext: Some(plaintext),
+            outbound: Some(outbound),
+            socks5: self.config.socks5.then(socks5).transpose()?,
+        };
+        Ok(Bound { listeners, sockets: sockets.clone(), preserve_source })
+    }
+
+    /// Listens, for connections to any address if sources are to be preserved; tells whether that could
+    /// be had.
+    fn listen(&self, sockets: &Sockets, address: SocketAddr) -> io::Result<(tokio::net::TcpListener, bool)> {
+        let plain = ListenOptions::default();
+        let transparent = || sockets.listen(address, ListenOptions { transparent: true, ..plain });
+        match self.config.source {
+            SourcePreservation::Off => Ok((sockets.listen(address, plain)?, false)),
+            SourcePreservation::Required => Ok((transparent()?, true)),
+            SourcePreservation::BestEffort => match transparent() {
+                Ok(listener) => Ok((listener, true)),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok((sockets.listen(address, plain)?, false)),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The address for all addresses.
+    fn wildcard(&self, sockets: &Sockets) -> IpAddr {
+        let has_ipv6 = self.config.ipv6 && sockets.run(|| has_ipv6(Path::new("/proc/sys/net/ipv6/conf/lo/disable_ipv6"))).unwrap_or(false);
+        if has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
+}
+
+/// What a proxy serves.
+struct Bound {
+    listeners: Listeners,
+    sockets: Sockets,
+    preserve_source: bool,
+}
+
+/// Whether loopback, and so the namespace, has IPv6; without the switch the kernel has none.
+fn has_ipv6(switch: &Path) -> io::Result<bool> {
+    match fs::read_to_string(switch) {
+        Ok(text) => Ok(text.trim() == "0"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has the kernel hand connections that nobody has accepted yet to the process that takes over, when
+/// our listeners close. Without it (a kernel before 5.14, a `/proc` that cannot be written) those
+/// are reset.
+fn keep_pending_connections(sockets: &Sockets) {
+    const SWITCH: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+    if let Err(error) = sockets.run(|| fs::write(SWITCH, "1")) {
+        tracing::debug!(%error, "connections that are pending when a listener closes cannot be handed over");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_is_where_it_is_not_switched_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = dir.path().join("disable_ipv6");
+        for (text, expected) in [(Some("0\n"), true), (Some("1\n"), false), (None, false)] {
+            match text {
+                Some(text) => fs::write(&switch, text).unwrap(),
+                None => fs::remove_file(&switch).unwrap(),
+            }
+            assert_eq!(has_ipv6(&switch).unwrap(), expected, "{text:?}");
+        }
+    }
+}
