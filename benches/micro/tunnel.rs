@@ -5,7 +5,7 @@ use cairn::{
     hbone::{self, ConnectHeaders, Pool, PoolKey, TunnelIo},
     model::Identity,
     runtime::drain,
-    transport::{WorkloadCert, tls},
+    transport::{Sockets, WorkloadCert, tls},
 };
 use divan::{Bencher, counter::BytesCount};
 use std::{sync::Arc, time::Duration};
@@ -38,22 +38,22 @@ impl Tunnel {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let key = PoolKey { source: client.identity().clone(), destinations: [server.identity().clone()].into(), address };
+        let key = PoolKey::direct(client.identity().clone(), [server.identity().clone()].into(), address);
         runtime.spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
             let (io, _) = tls::accept(stream, &server).await.unwrap();
             let (_trigger, watch) = drain::new();
             let accept = |connect: hbone::Connect| drop(tokio::spawn(serve(connect.accept(None).unwrap())));
-            let _ = hbone::serve(io, &hbone::Config::default(), watch, accept).await;
+            let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), accept).await;
         });
-        let pool = Pool::new(hbone::Config::default(), Arc::new(StaticCertSource::new(client)));
+        let pool = Pool::new(hbone::Config::default(), Arc::new(StaticCertSource::new(client)), Sockets::default());
         Self { runtime, pool, key }
     }
 
     fn open(&self) -> TunnelIo {
         let connect = async { self.pool.connect(&self.key, "10.0.0.1:80", &ConnectHeaders::default()).await };
-        self.runtime.block_on(connect).unwrap().0
+        self.runtime.block_on(connect).unwrap().io
     }
 }
 

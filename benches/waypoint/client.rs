@@ -6,7 +6,7 @@ use cairn::{
     cert::StaticCertSource,
     hbone::{self, ConnectHeaders, Pool, PoolKey},
     model::Identity,
-    transport::WorkloadCert,
+    transport::{Sockets, WorkloadCert},
 };
 use http::{Request, Version};
 use http_body_util::{BodyExt as _, Full};
@@ -42,16 +42,16 @@ static BODY: [u8; 64 << 10] = [b'u'; 64 << 10];
 impl Client {
     pub fn new(cert: Arc<WorkloadCert>, proxy: SocketAddr, target: String, tunnels: usize, load: Load) -> Self {
         let waypoint = Identity::new("cluster.local", "bench", "waypoint").unwrap();
-        let key = PoolKey { source: cert.identity().clone(), destinations: [waypoint].into(), address: proxy };
+        let key = PoolKey::direct(cert.identity().clone(), [waypoint].into(), proxy);
         let config = hbone::Config { max_streams_per_tunnel: 1_000_000, spread_threshold: usize::MAX, ..hbone::Config::default() };
         // One pool for each tunnel: where connections go is decided here.
-        let tunnels = (0..tunnels).map(|_| Pool::new(config.clone(), Arc::new(StaticCertSource::new(cert.clone()))));
+        let tunnels = (0..tunnels).map(|_| Pool::new(config.clone(), Arc::new(StaticCertSource::new(cert.clone())), Sockets::default()));
         Self { tunnels: tunnels.collect(), key, target, load, request: request(&load) }
     }
 
     pub async fn stream(&self, number: usize) -> Result<hbone::TunnelIo, hbone::TunnelError> {
         let pool = &self.tunnels[number % self.tunnels.len()];
-        pool.connect(&self.key, &self.target, &ConnectHeaders::default()).await.map(|(io, _)| io)
+        pool.connect(&self.key, &self.target, &ConnectHeaders::default()).await.map(|opened| opened.io)
     }
 
     pub async fn open(&self, number: usize) -> Option<Connection> {

@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
                 let Ok((io, _)) = tls::accept(stream, &cert).await else { return };
                 let (_trigger, watch) = drain::new();
                 let config = hbone::Config { max_concurrent_streams: 100_000, ..hbone::Config::default() };
-                let _ = hbone::serve(io, &config, watch, |connect| drop(tokio::spawn(serve(connect)))).await;
+                let _ = hbone::serve(io, &config, watch, std::future::pending(), |connect| drop(tokio::spawn(serve(connect)))).await;
             });
         }
     })

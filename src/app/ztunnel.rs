@@ -37,6 +37,7 @@ impl From<ZtunnelCommand> for ZtunnelOptions {
             workload_wait: command.workload_wait,
             socks5_handshake_timeout: command.socks5_timeout,
             max_connections: command.max_connections,
+            network: "".into(),
             preserve_source: command.preserve_source,
         };
         Self {

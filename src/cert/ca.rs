@@ -1,6 +1,6 @@
 //! A certificate authority for development: one root, ECDSA P-256, no revocation.
 
-use super::layout::{Access, CA_KEY, CHAIN, KEY, ROOTS, write_atomically};
+use super::layout::{Access, CA_KEY, CHAIN, KEY, ROOTS, is_directory_name, write_atomically};
 use crate::model::{Identity, IdentityError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -223,9 +223,8 @@ fn lifetime(ttl: Duration) -> Result<CertificateParams, CaError> {
     Ok(params)
 }
 
-/// An identity's parts hold no `/`, but may be the two names that lead elsewhere.
 fn check_directory_name(name: &str) -> Result<(), CaError> {
-    if matches!(name, "." | "..") { Err(CaError::DirectoryName(name.to_owned())) } else { Ok(()) }
+    if is_directory_name(name) { Ok(()) } else { Err(CaError::DirectoryName(name.to_owned())) }
 }
 
 fn read(path: &Path) -> Result<String, CaError> {

@@ -9,7 +9,7 @@ use crate::{
     runtime::DrainWatch,
     telemetry,
     transport::{
-        CertError, CertFuture, CertSource, WorkloadCert,
+        CertError, CertFuture, CertSource, ReplacedFuture, WorkloadCert,
         tls::{CertPart, Fingerprint},
     },
 };
@@ -120,6 +120,11 @@ impl FileCertSource {
         self.current.subscribe()
     }
 
+    /// The certificate in use.
+    pub(super) fn current(&self) -> Arc<WorkloadCert> {
+        Arc::clone(&self.current.borrow())
+    }
+
     /// Looks at the files once. Blocking.
     ///
     /// # Errors
@@ -168,6 +173,22 @@ impl FileCertSource {
         }
     }
 
+    /// Looks at the files each `interval` until they hold another certificate than `known`. Unusable
+    /// files are reported once. Cancel safe.
+    pub(super) async fn next(self: Arc<Self>, known: Fingerprint, interval: Duration) {
+        let mut reported = String::new();
+        while self.fingerprint() == known {
+            tokio::time::sleep(interval).await;
+            let this = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || this.reload()).await {
+                Ok(Ok(Reload::Replaced)) => {}
+                Ok(result) => self.report(result, &mut reported),
+                // The runtime is going down.
+                Err(_) => return,
+            }
+        }
+    }
+
     fn report(&self, result: Result<Reload, FileCertError>, reported: &mut String) {
         match result {
             Ok(Reload::Unchanged) => reported.clear(),
@@ -198,6 +219,14 @@ impl CertSource for FileCertSource {
     fn fetch<'a>(&'a self, identity: &'a Identity) -> CertFuture<'a> {
         let cert = Arc::clone(&self.current.borrow());
         Box::pin(ready(check(&cert, identity).map(|()| cert)))
+    }
+
+    fn replaced<'a>(&'a self, cert: &'a Arc<WorkloadCert>) -> ReplacedFuture<'a> {
+        let mut current = self.subscribe();
+        Box::pin(async move {
+            // The sender is ours: it cannot be gone.
+            let _ = current.wait_for(|current| !Arc::ptr_eq(current, cert)).await;
+        })
     }
 }
 

@@ -18,6 +18,11 @@ pub(super) const ISTIO_ROOTS: &str = "root-cert.pem";
 /// The key of the development CA.
 pub(super) const CA_KEY: &str = "ca-key.pem";
 
+/// An identity's parts hold no `/`, but may be the two names that lead elsewhere.
+pub(super) fn is_directory_name(part: &str) -> bool {
+    !matches!(part, "." | "..")
+}
+
 /// Who may read a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Access {

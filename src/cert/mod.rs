@@ -1,4 +1,5 @@
-//! Where certificates come from: files, memory, and a CA for development that writes the files.
+//! Where certificates come from: files, memory, and a CA for development that writes the files. A
+//! [`Keeper`] holds those of a node, whoever issues them.
 //!
 //! Implements [`CertSource`](crate::transport::CertSource); knows nothing of who asks.
 //!
@@ -13,12 +14,18 @@
 //! `OUT/roots.pem` and `OUT/ca-key.pem`.
 
 mod ca;
+mod directory;
 mod file;
+mod issuer;
+mod keeper;
 mod layout;
 mod memory;
 mod multi;
 
 pub use ca::{CaError, DevCa, IssuedCert};
+pub use directory::{DirectoryError, open_directory};
 pub use file::{FileCertError, FileCertSource, Reload};
+pub use issuer::{CaIssuer, IssueFuture, Issuer};
+pub use keeper::{CertState, CertStatus, Keeper};
 pub use memory::StaticCertSource;
 pub use multi::MultiCertSource;

@@ -8,12 +8,12 @@ use super::{
 use crate::{
     model::Identity,
     runtime::DrainWatch,
-    transport::{CertError, CertFuture, CertSource, WorkloadCert},
+    transport::{CertError, CertFuture, CertSource, ReplacedFuture, WorkloadCert},
 };
 use std::{
     collections::BTreeMap,
     fs,
-    future::ready,
+    future::{pending, ready},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,10 +36,7 @@ impl MultiCertSource {
     /// When a directory cannot be read, two hold the same identity, or there is none.
     pub fn from_dir_tree(out: &Path) -> Result<Self, FileCertError> {
         let mut this = Self::default();
-        for dir in directories(out)?.iter().map(|namespace| directories(namespace)).collect::<Result<Vec<_>, _>>()?.concat() {
-            if !dir.join(CHAIN).exists() {
-                continue;
-            }
+        for dir in workload_directories(out)? {
             let source = Arc::new(FileCertSource::open(&dir)?);
             if this.sources.contains_key(source.identity()) {
                 return Err(FileCertError::Twice { path: dir, identity: source.identity().clone() });
@@ -85,6 +82,19 @@ impl CertSource for MultiCertSource {
             None => Box::pin(ready(Err(CertError::Unknown(identity.clone())))),
         }
     }
+
+    fn replaced<'a>(&'a self, cert: &'a Arc<WorkloadCert>) -> ReplacedFuture<'a> {
+        match self.sources.get(cert.identity()) {
+            Some(source) => source.replaced(cert),
+            None => Box::pin(pending()),
+        }
+    }
+}
+
+/// Every `out/NS/SA/` that holds a `cert-chain.pem`, by name. Blocking.
+pub(super) fn workload_directories(out: &Path) -> Result<Vec<PathBuf>, FileCertError> {
+    let all = directories(out)?.iter().map(|namespace| directories(namespace)).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(all.into_iter().filter(|dir| dir.join(CHAIN).exists()).collect())
 }
 
 /// The directories in `path`, by name.

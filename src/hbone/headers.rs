@@ -8,6 +8,7 @@ use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
 /// What baggage says of a workload; empty fields are unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,24 +25,39 @@ pub struct Baggage {
 }
 
 impl Baggage {
-    /// The header value for a workload: fixed order, empty fields omitted, no spaces.
+    /// The header value for a workload: fixed order, empty fields omitted, no spaces. `None` when
+    /// there is nothing to say, or it cannot be said in a header.
     pub fn of(workload: &Workload) -> Option<HeaderValue> {
+        let baggage = Self {
+            cluster: workload.cluster.clone(),
+            namespace: workload.namespace.clone(),
+            workload: workload.workload_name.clone(),
+            workload_type: workload.workload_type.as_str().into(),
+            service_name: workload.canonical_name.clone(),
+            revision: workload.canonical_revision.clone(),
+            region: workload.locality.region.clone(),
+            zone: workload.locality.zone.clone(),
+        };
+        baggage.value()
+    }
+
+    fn value(&self) -> Option<HeaderValue> {
         let mut text = String::new();
-        let kind = format!("k8s.{}.name", workload.workload_type.as_str());
+        let kind = format!("k8s.{}.name", self.workload_type);
         for (key, value) in [
-            ("k8s.cluster.name", &workload.cluster),
-            ("k8s.namespace.name", &workload.namespace),
-            (kind.as_str(), &workload.workload_name),
-            ("service.name", &workload.canonical_name),
-            ("service.version", &workload.canonical_revision),
-            ("cloud.region", &workload.locality.region),
-            ("cloud.availability_zone", &workload.locality.zone),
+            ("k8s.cluster.name", &self.cluster),
+            ("k8s.namespace.name", &self.namespace),
+            (kind.as_str(), &self.workload),
+            ("service.name", &self.service_name),
+            ("service.version", &self.revision),
+            ("cloud.region", &self.region),
+            ("cloud.availability_zone", &self.zone),
         ] {
             if !value.is_empty() {
                 let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { "," });
             }
         }
-        HeaderValue::from_str(&text).ok()
+        (!text.is_empty()).then(|| HeaderValue::from_str(&text).ok())?
     }
 
     /// Reads all `baggage` lines; unknown keys are ignored, a line that is not ASCII voids all.
@@ -93,10 +109,13 @@ pub struct ConnectHeaders {
     pub source: Option<SocketAddr>,
     /// The host name of the service that the application addressed.
     pub service: Option<Arc<str>>,
+    /// Our network, for a peer in another one. A gateway on the way there is not told.
+    pub network: Option<Arc<str>>,
 }
 
 impl ConnectHeaders {
-    /// Writes `baggage`, `forwarded` and a fresh `traceparent`.
+    /// Writes `baggage`, `forwarded`, a fresh `traceparent` and `x-forwarded-network`, as far as
+    /// they are known.
     pub fn write(&self, headers: &mut HeaderMap) {
         if let Some(baggage) = &self.baggage {
             headers.insert(BAGGAGE, baggage.clone());
@@ -113,6 +132,9 @@ impl ConnectHeaders {
         let trace = format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..));
         if let Ok(value) = HeaderValue::try_from(trace) {
             headers.insert(TRACEPARENT, value);
+        }
+        if let Some(Ok(network)) = self.network.as_deref().map(HeaderValue::from_str) {
+            headers.insert(NETWORK, network);
         }
     }
 }
@@ -144,6 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn baggage_is_written_in_order_and_without_what_is_unknown() {
+        let full = Baggage {
+            cluster: "Kubernetes".into(),
+            namespace: "demo".into(),
+            workload: "client".into(),
+            workload_type: "deployment".into(),
+            service_name: "client".into(),
+            revision: "v1".into(),
+            region: "r1".into(),
+            zone: "z1".into(),
+        };
+        let text = "k8s.cluster.name=Kubernetes,k8s.namespace.name=demo,k8s.deployment.name=client,service.name=client,\
+                    service.version=v1,cloud.region=r1,cloud.availability_zone=z1";
+        let part = Baggage { cluster: "".into(), workload: "".into(), region: "".into(), ..full.clone() };
+        for (baggage, expected) in [
+            (full, Some(text)),
+            (part, Some("k8s.namespace.name=demo,service.name=client,service.version=v1,cloud.availability_zone=z1")),
+            (Baggage { workload_type: "pod".into(), ..Baggage::default() }, None),
+            (Baggage { zone: "a\nb".into(), ..Baggage::default() }, None),
+        ] {
+            assert_eq!(baggage.value().as_ref().map(|value| value.to_str().unwrap()), expected);
+        }
+    }
+
+    #[test]
     fn forwarded_names_the_service() {
         for (line, want) in [
             ("for=\"127.0.0.1:51082\";host=a.b.svc.cluster.local", Some("a.b.svc.cluster.local")),
@@ -157,7 +204,7 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         let source = "127.0.0.1:51082".parse().unwrap();
-        ConnectHeaders { baggage: None, source: Some(source), service: Some("a.b".into()) }.write(&mut headers);
+        ConnectHeaders { source: Some(source), service: Some("a.b".into()), ..ConnectHeaders::default() }.write(&mut headers);
         assert_eq!(headers[FORWARDED], "for=\"127.0.0.1:51082\";host=a.b");
         assert_eq!(headers[TRACEPARENT].len(), 55);
     }

@@ -15,7 +15,7 @@ mod tests;
 
 pub use client::{Client, ConnectError};
 pub use headers::{Baggage, ConnectHeaders, FORWARDED, forwarded_host};
-pub use pool::{Pool, PoolKey, TunnelError};
+pub use pool::{Opened, Pool, PoolKey, TunnelError, Via};
 pub use server::{Connect, ServerEnd, serve};
 pub use stream::TunnelIo;
 pub use target::{ConnectTarget, TargetError};
@@ -56,15 +56,24 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// A new tunnel on which no CONNECT arrives for this long is closed.
     pub first_connect_timeout: Duration,
-    /// A tunnel without streams for this long is closed: by the server with GOAWAY, by the
-    /// client's pool by forgetting it.
+    /// A server closes a tunnel without streams for this long with GOAWAY; a client's pool forgets a
+    /// tunnel that was given no stream for this long.
     pub idle_timeout: Duration,
+    /// A client's tunnel takes new streams for about this long (a fifth more or less, so that tunnels
+    /// opened together are not replaced together), then closes with its last one: that is how load
+    /// reaches peers that came later. Zero: for ever.
+    pub max_tunnel_age: Duration,
+    /// When the certificate of a server is replaced, its tunnels are closed spread over this long.
+    pub rotation_spread: Duration,
     /// Streams that the pool puts on one tunnel at most (the peer's limit holds besides).
     pub max_streams_per_tunnel: usize,
     /// With this many streams on every tunnel of a key, the pool opens another one…
     pub spread_threshold: usize,
     /// …as long as it has fewer than this.
     pub spread_tunnels: usize,
+    /// Tunnels that the pool opens for one key at most. Beyond it streams share what there is, up to
+    /// the peer's limit, and then wait for a place as long as an answer may take.
+    pub max_tunnels: usize,
     /// The address that tunnels are opened from, by which policies with `ipBlocks` and telemetry
     /// know the client; the routing table decides when absent.
     pub source_address: Option<IpAddr>,
@@ -87,9 +96,12 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             first_connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
+            max_tunnel_age: Duration::from_secs(30 * 60),
+            rotation_spread: Duration::from_secs(60),
             max_streams_per_tunnel: 100,
             spread_threshold: 16,
             spread_tunnels: 4,
+            max_tunnels: 256,
             source_address: None,
         }
     }

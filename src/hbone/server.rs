@@ -134,12 +134,21 @@ pub enum ServerEnd {
 
 /// Serves one tunnel until it ends: hands each CONNECT to `on_connect`, which must not block.
 ///
-/// Sends GOAWAY when `drain` is signalled, when no CONNECT comes in time, and when the tunnel has
-/// been idle for long; open streams go on. Not cancel safe: dropping it cuts all streams.
+/// Sends GOAWAY when `drain` is signalled, some time after `replaced` has resolved, when no CONNECT
+/// comes in time, and when the tunnel has been idle for long; open streams go on. `replaced` tells
+/// that the certificate the tunnel was accepted with has been replaced
+/// ([`CertSource::replaced`](crate::transport::CertSource::replaced)). Not cancel safe: dropping it
+/// cuts all streams.
 ///
 /// # Errors
 /// See [`ServerEnd`]; an orderly end is `Ok`.
-pub async fn serve<IO>(io: IO, config: &Config, drain: DrainWatch, mut on_connect: impl FnMut(Connect)) -> Result<(), ServerEnd>
+pub async fn serve<IO>(
+    io: IO,
+    config: &Config,
+    drain: DrainWatch,
+    replaced: impl Future<Output = ()>,
+    mut on_connect: impl FnMut(Connect),
+) -> Result<(), ServerEnd>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -154,7 +163,12 @@ where
     let lost = keepalive::lost(ping_pong, config);
     let signaled = drain.signaled();
     let forced = drain.forced();
-    tokio::pin!(lost, signaled, forced);
+    // All clients at once would all come back at once.
+    let outdated = async {
+        replaced.await;
+        tokio::time::sleep(config.rotation_spread.mul_f64(fastrand::f64())).await;
+    };
+    tokio::pin!(lost, signaled, forced, outdated);
     let activity = Arc::new(Activity { live: AtomicUsize::new(0), last: Mutex::new(Instant::now()) });
     let most = most_live(config);
     let (mut was_used, mut closing) = (false, false);
@@ -177,6 +191,11 @@ where
                 None => return Ok(()),
             },
             () = &mut signaled, if !closing => {
+                closing = true;
+                connection.graceful_shutdown();
+                quiet.as_mut().reset(Instant::now() + config.handshake_timeout);
+            }
+            () = &mut outdated, if !closing => {
                 closing = true;
                 connection.graceful_shutdown();
                 quiet.as_mut().reset(Instant::now() + config.handshake_timeout);

@@ -1,15 +1,20 @@
 //! Tunnels over loopback and over memory, with real TLS where it matters.
 
+mod gateway;
+mod rotation;
+mod wire;
+
 use super::*;
 use crate::{
     model::Identity,
     runtime::{DrainTrigger, drain},
-    transport::{CertFuture, CertSource, WorkloadCert, tls},
+    transport::{CertError, CertFuture, CertSource, Sockets, WorkloadCert, tls},
 };
 use h2::Reason;
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use std::{
+    future::pending,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -19,8 +24,8 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex},
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -83,10 +88,24 @@ const SILENT: &str = "silent.example:1";
 const REFUSE: &str = "refuse.example:1";
 const ECHO: &str = "echo.example:1";
 
+/// What the peer says of itself.
+const BAGGAGE: &str = "service.name=echo";
+
+/// A CONNECT as a peer saw it.
+#[derive(Debug, Clone)]
+struct Seen {
+    client: Identity,
+    authority: String,
+    headers: HeaderMap,
+}
+
 /// A peer that accepts tunnels and echoes.
 struct Peer {
     address: SocketAddr,
     tunnels: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
+    // Oldest first.
+    seen: Arc<Mutex<Vec<Seen>>>,
     // One for each tunnel, oldest first.
     drains: Arc<Mutex<Vec<DrainTrigger>>>,
     handshakes: Arc<Semaphore>,
@@ -97,35 +116,47 @@ impl Peer {
     async fn start(cert: Arc<WorkloadCert>, config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tunnels = Arc::new(AtomicUsize::new(0));
+        let (tunnels, ended): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
         let drains: Arc<Mutex<Vec<DrainTrigger>>> = Arc::default();
         let handshakes = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let heard = seen.clone();
         let mut task = JoinSet::new();
-        let (count, triggers, gate) = (tunnels.clone(), drains.clone(), handshakes.clone());
+        let (count, ends, triggers, gate) = (tunnels.clone(), ended.clone(), drains.clone(), handshakes.clone());
         task.spawn(async move {
             let mut serving = JoinSet::new();
             while let Ok((io, _)) = listener.accept().await {
-                let (cert, config, gate) = (cert.clone(), config.clone(), gate.clone());
+                let (cert, config, gate, ends, heard) = (cert.clone(), config.clone(), gate.clone(), ends.clone(), heard.clone());
                 count.fetch_add(1, Ordering::SeqCst);
                 let (trigger, watch) = drain::new();
                 triggers.lock().unwrap().push(trigger);
                 serving.spawn(async move {
                     gate.acquire().await.unwrap().forget();
-                    let Ok((io, _)) = tls::accept(io, &cert).await else { return };
+                    let Ok((io, client)) = tls::accept(io, &cert).await else { return };
                     let mut streams = JoinSet::new();
-                    let _ = serve(io, &config, watch, |connect| drop(streams.spawn(answer(connect)))).await;
+                    let on_connect = |connect: Connect| {
+                        let (authority, headers) = (connect.authority().to_owned(), connect.headers().clone());
+                        heard.lock().unwrap().push(Seen { client: client.clone(), authority, headers });
+                        streams.spawn(answer(connect));
+                    };
+                    let _ = serve(io, &config, watch, pending(), on_connect).await;
+                    ends.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { address, tunnels, drains, handshakes, _task: task }
+        Self { address, tunnels, ended, seen, drains, handshakes, _task: task }
     }
 
     fn tunnels(&self) -> usize {
         self.tunnels.load(Ordering::SeqCst)
     }
 
+    fn open(&self) -> usize {
+        self.tunnels() - self.ended.load(Ordering::SeqCst)
+    }
+
     fn key(&self) -> PoolKey {
-        PoolKey { source: identity("client"), destinations: [identity("server")].into(), address: self.address }
+        PoolKey::direct(identity("client"), [identity("server")].into(), self.address)
     }
 
     /// GOAWAY on a tunnel.
@@ -138,11 +169,17 @@ async fn answer(connect: Connect) {
     match connect.authority() {
         SILENT => {
             let _connect = connect;
-            std::future::pending().await
+            pending().await
         }
         REFUSE => connect.refuse(StatusCode::SERVICE_UNAVAILABLE),
+        // As a gateway does, whose services are for once called by their addresses.
+        authority if authority.parse::<SocketAddr>().is_ok() => {
+            let mut far = TcpStream::connect(authority).await.unwrap();
+            let Ok(mut io) = connect.accept(None) else { return };
+            let _ = tokio::io::copy_bidirectional(&mut io, &mut far).await;
+        }
         _ => {
-            let Ok(io) = connect.accept(None) else { return };
+            let Ok(io) = connect.accept(Some(&HeaderValue::from_static(BAGGAGE))) else { return };
             echo(io).await;
         }
     }
@@ -166,12 +203,12 @@ impl World {
         let ca = Ca::new();
         let certs = Arc::new(Certs(Mutex::new(issue(&ca, "client"))));
         let peer = Peer::start(issue(&ca, "server"), server).await;
-        let pool = Pool::new(client, certs.clone());
+        let pool = Pool::new(client, certs.clone(), Sockets::default());
         Self { ca, certs, peer, pool }
     }
 
     async fn open(&self) -> TunnelIo {
-        soon("CONNECT", self.pool.connect(&self.peer.key(), ECHO, &ConnectHeaders::default())).await.unwrap().0
+        soon("CONNECT", self.pool.connect(&self.peer.key(), ECHO, &ConnectHeaders::default())).await.unwrap().io
     }
 
     /// Many at once.
@@ -180,7 +217,7 @@ impl World {
         let headers = ConnectHeaders::default();
         let all = (0..n).map(|_| self.pool.connect(&key, ECHO, &headers));
         let all = soon("burst", futures_util::future::join_all(all)).await;
-        all.into_iter().map(|opened| opened.map(|(io, _)| io)).collect()
+        all.into_iter().map(|opened| opened.map(|opened| opened.io)).collect()
     }
 }
 
@@ -213,6 +250,56 @@ async fn a_tunnel_is_used_again_by_the_same_key_and_by_no_other() {
         let _io = soon("CONNECT", world.pool.connect(key, ECHO, &ConnectHeaders::default())).await.unwrap();
         assert_eq!(world.peer.tunnels(), opened + 2, "{key:?}");
     }
+}
+
+/// A certificate for each identity.
+#[derive(Debug)]
+struct Each(Vec<Arc<WorkloadCert>>);
+
+impl CertSource for Each {
+    fn fetch<'a>(&'a self, identity: &'a Identity) -> CertFuture<'a> {
+        let cert = self.0.iter().find(|cert| cert.identity() == identity).cloned();
+        Box::pin(std::future::ready(cert.ok_or_else(|| CertError::Unknown(identity.clone()))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_sources_and_peers_at_once_never_share_a_tunnel() {
+    const SOURCES: usize = 6;
+    const STREAMS: usize = 20;
+    let ca = Ca::new();
+    let names: Vec<_> = (0..SOURCES).map(|n| format!("client-{n}")).collect();
+    let certs = Each(names.iter().map(|name| issue(&ca, name)).collect());
+    let pool = Pool::new(plain(), Arc::new(certs), Sockets::default());
+    let peers = [Peer::start(issue(&ca, "one"), Config::default()).await, Peer::start(issue(&ca, "two"), Config::default()).await];
+    let mut streams = JoinSet::new();
+    for (peer, account) in peers.iter().zip(["one", "two"]) {
+        for name in names.iter().cycle().take(SOURCES * STREAMS) {
+            let key = PoolKey::direct(identity(name), [identity(account)].into(), peer.address);
+            let (pool, account, name) = (pool.clone(), account.to_owned(), name.clone());
+            streams.spawn(async move {
+                let opened = soon("CONNECT", pool.connect(&key, &format!("{name}:1"), &ConnectHeaders::default())).await;
+                let mut opened = opened.unwrap();
+                assert_eq!(opened.peer, identity(&account));
+                ping(&mut opened.io).await;
+            });
+        }
+    }
+    soon("streams", streams.join_all()).await;
+    for peer in &peers {
+        let seen = peer.seen.lock().unwrap();
+        assert_eq!((seen.len(), peer.tunnels()), (SOURCES * STREAMS, SOURCES));
+        assert!(seen.iter().all(|seen| seen.authority == format!("{}:1", seen.client.service_account())));
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_there_is_no_tunnel() {
+    let world = World::new(plain(), Config::default()).await;
+    let pool = Pool::new(plain(), Arc::new(Each(Vec::new())), Sockets::default());
+    let opened = soon("refusal", pool.connect(&world.peer.key(), ECHO, &ConnectHeaders::default())).await;
+    assert!(matches!(opened, Err(TunnelError::Certificate(CertError::Unknown(_)))), "{opened:?}");
+    assert_eq!(world.peer.tunnels(), 0);
 }
 
 #[tokio::test]
@@ -320,33 +407,85 @@ async fn the_wrong_peer_gets_nothing() {
 }
 
 #[tokio::test]
-async fn idle_tunnels_are_swept_and_used_ones_are_not() {
-    let world = World::new(Config { idle_timeout: Duration::ZERO, ..plain() }, Config::default()).await;
+async fn a_tunnel_that_got_no_stream_for_long_is_forgotten_and_its_streams_go_on() {
+    let world = World::new(Config { idle_timeout: Duration::from_millis(20), ..plain() }, Config::default()).await;
     let mut io = world.open().await;
-    world.pool.sweep();
-    ping(&mut io).await;
-    assert_eq!(world.pool.tunnels(), 1);
-    drop(io);
     eventually("the tunnel is swept", || {
         world.pool.sweep();
         world.pool.tunnels() == 0
     })
     .await;
+    ping(&mut io).await;
     ping(&mut world.open().await).await;
     assert_eq!(world.peer.tunnels(), 2);
+    drop(io);
+    eventually("the forgotten tunnel closes", || world.peer.open() <= 1).await;
 }
 
 #[tokio::test]
-async fn a_new_certificate_means_new_tunnels_while_old_streams_go_on() {
+async fn a_tunnel_in_use_is_not_swept() {
     let world = World::new(plain(), Config::default()).await;
+    drop(world.open().await);
+    world.pool.sweep();
+    assert_eq!((world.pool.tunnels(), world.peer.open()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_old_tunnel_takes_no_new_streams_and_closes_with_its_last() {
+    let world = World::new(Config { max_tunnel_age: Duration::from_millis(20), ..plain() }, Config::default()).await;
     let mut old = world.open().await;
-    *world.certs.0.lock().unwrap() = issue(&world.ca, "client");
+    soon("another tunnel", async {
+        while world.peer.tunnels() < 2 {
+            ping(&mut world.open().await).await;
+        }
+    })
+    .await;
+    ping(&mut old).await;
+    drop(old);
+    eventually("old tunnels close", || {
+        world.pool.sweep();
+        world.peer.open() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_retained_takes_no_new_streams() {
+    let world = World::new(plain(), Config::default()).await;
+    let key = world.peer.key();
+    let mut old = world.open().await;
+    world.pool.retain(|kept| *kept == key);
+    ping(&mut world.open().await).await;
+    assert_eq!(world.peer.tunnels(), 1, "kept");
+    world.pool.retain(|kept| kept.source != key.source);
+    assert_eq!(world.pool.tunnels(), 0);
     let mut new = world.open().await;
-    assert_eq!(world.peer.tunnels(), 2);
     ping(&mut old).await;
     ping(&mut new).await;
-    ping(&mut world.open().await).await;
-    assert_eq!((world.peer.tunnels(), world.pool.tunnels()), (2, 1), "the old tunnel takes no new streams");
+    assert_eq!(world.peer.tunnels(), 2, "forgotten");
+    drop(old);
+    eventually("the forgotten tunnel closes", || world.peer.open() == 1).await;
+    ping(&mut new).await;
+}
+
+#[tokio::test]
+async fn beyond_the_last_tunnel_streams_share_and_then_wait_for_a_place() {
+    let client = Config { max_streams_per_tunnel: 2, max_tunnels: 2, connect_timeout: Duration::from_millis(100), ..plain() };
+    let world = World::new(client, Config { max_concurrent_streams: 3, ..Config::default() }).await;
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        open.push(world.open().await);
+    }
+    assert_eq!(world.peer.tunnels(), 2);
+    let late = soon("timeout", world.pool.connect(&world.peer.key(), ECHO, &ConnectHeaders::default())).await;
+    assert!(matches!(late, Err(TunnelError::Stream(ConnectError::Timeout))), "{late:?}");
+    // One on each tunnel.
+    let (waiting, ()) = tokio::join!(world.open(), async { open.truncate(4) });
+    open.push(waiting);
+    for io in &mut open {
+        ping(io).await;
+    }
+    assert_eq!(world.peer.tunnels(), 2);
 }
 
 /// A stream over memory, seen from both of its ends.
@@ -357,7 +496,7 @@ async fn pair(config: Config) -> (TunnelIo, TunnelIo, JoinSet<()>) {
     let server = config.clone();
     tasks.spawn(async move {
         let (_trigger, watch) = drain::new();
-        let _ = serve(far, &server, watch, |connect| sender.try_send(connect.accept(None).unwrap()).unwrap()).await;
+        let _ = serve(far, &server, watch, pending(), |connect| sender.try_send(connect.accept(None).unwrap()).unwrap()).await;
     });
     let client = Client::handshake(near, &config).await.unwrap();
     let connect = client.reserve();
@@ -476,6 +615,7 @@ struct Held {
     connects: mpsc::Receiver<Connect>,
     end: tokio::task::JoinHandle<Result<(), ServerEnd>>,
     client: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    replaced: oneshot::Sender<()>,
     _trigger: DrainTrigger,
 }
 
@@ -483,10 +623,16 @@ async fn held(config: Config) -> Held {
     let (near, far) = duplex(64 << 10);
     let (sender, connects) = mpsc::channel(10_000);
     let (trigger, watch) = drain::new();
-    let end = tokio::spawn(async move { serve(far, &config, watch, |connect| sender.try_send(connect).unwrap()).await });
+    let (replaced, told) = oneshot::channel();
+    let outdated = async {
+        if told.await.is_err() {
+            pending().await
+        }
+    };
+    let end = tokio::spawn(async move { serve(far, &config, watch, outdated, |connect| sender.try_send(connect).unwrap()).await });
     let (send, connection) = h2::client::handshake(near).await.unwrap();
     let client = tokio::spawn(connection);
-    Held { send, connects, end, client, _trigger: trigger }
+    Held { send, connects, end, client, replaced, _trigger: trigger }
 }
 
 impl Held {

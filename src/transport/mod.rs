@@ -58,4 +58,4 @@ pub use netns::Netns;
 pub use rewind::Rewind;
 pub use socket::OriginalDst;
 pub use sockets::Sockets;
-pub use tls::{CertError, CertFuture, CertSource, TlsError, WorkloadCert};
+pub use tls::{CertError, CertFuture, CertSource, ReplacedFuture, TlsError, WorkloadCert};

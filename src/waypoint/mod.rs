@@ -23,7 +23,7 @@ use crate::{
     runtime::{DrainWatch, Place, Workers},
     state::{SnapshotHandle, WaypointSnapshot},
     telemetry::{AccessLog, HandshakeFailure, counters, handshake_failure},
-    transport::{Accepted, CertSource, TlsError, listener, tls},
+    transport::{Accepted, CertSource, Sockets, TlsError, WorkloadCert, listener, tls},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
@@ -107,7 +107,7 @@ impl Waypoint {
         let places = Arc::new(tokio::sync::Semaphore::new(config.max_tunnels));
         let requests = Places::new(config.max_requests);
         let tunnels = |_| {
-            let pool = hbone::Pool::new(config.hbone.clone(), certs.clone());
+            let pool = hbone::Pool::new(config.hbone.clone(), certs.clone(), Sockets::default());
             let forward = Forward::new(&config, identity.clone(), pool);
             let stack = stack::http(forward.clone(), &config, requests.clone(), log.clone());
             let (config, mesh, log, identity) = (config.clone(), mesh.clone(), log.clone(), identity.clone());
@@ -162,18 +162,20 @@ impl Waypoint {
                 tracing::error!(%error, "no certificate: no tunnel");
                 HandshakeFailure::Certificate
             })?;
-            tls::accept(stream, &cert).await.map_err(|error| handshake_reason(&error, peer))
+            let (io, identity) = tls::accept(stream, &cert).await.map_err(|error| handshake_reason(&error, peer))?;
+            Ok((io, identity, cert))
         };
         let limit = own.config.hbone.handshake_timeout;
-        let (io, identity): (tls::ServerStream<TcpStream>, Identity) = match tokio::time::timeout(limit, handshake).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(reason)) => return handshake_failure(reason),
-            Err(_) => return handshake_failure(HandshakeFailure::Timeout),
-        };
+        let (io, identity, cert): (tls::ServerStream<TcpStream>, Identity, Arc<WorkloadCert>) =
+            match tokio::time::timeout(limit, handshake).await {
+                Ok(Ok(done)) => done,
+                Ok(Err(reason)) => return handshake_failure(reason),
+                Err(_) => return handshake_failure(HandshakeFailure::Timeout),
+            };
         let _open = counters().tunnel();
         tracing::debug!(%peer, %identity, "tunnel opened");
         let on_connect = |connect| self.connect(connect, worker, peer, &identity, &drain);
-        if let Err(error) = hbone::serve(io, &own.config.hbone, drain.clone(), on_connect).await {
+        if let Err(error) = hbone::serve(io, &own.config.hbone, drain.clone(), self.certs.replaced(&cert), on_connect).await {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::info!(%peer, %identity, %error, cause, "tunnel closed");
         }

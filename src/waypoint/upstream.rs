@@ -93,9 +93,9 @@ impl Forward {
         let connected = match &endpoint.hop {
             Hop::Hbone(destinations) => {
                 let address = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
-                let key = PoolKey { source: shared.identity.clone(), destinations: destinations.clone(), address };
+                let key = PoolKey::direct(shared.identity.clone(), destinations.clone(), address);
                 let opened = shared.tunnels.connect(&key, &endpoint.address.to_string(), &ConnectHeaders::default()).await;
-                opened.map(|(io, _)| Either::Left(io)).map_err(ConnectFailure::Tunnel)
+                opened.map(|opened| Either::Left(opened.io)).map_err(ConnectFailure::Tunnel)
             }
             Hop::Plain => socket::connect(endpoint.address, shared.connect_timeout).await.map(Either::Right).map_err(ConnectFailure::Tcp),
         };

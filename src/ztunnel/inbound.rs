@@ -13,7 +13,7 @@ use crate::{
     runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
-    transport::{Accepted, TlsError, socket::ConnectOptions, tls},
+    transport::{Accepted, TlsError, WorkloadCert, socket::ConnectOptions, tls},
 };
 use http::StatusCode;
 use std::{
@@ -34,7 +34,7 @@ struct Tunnel {
 /// Serves one tunnel until it ends.
 pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
-    let (io, identity) = match secured {
+    let (io, identity, cert) = match secured {
         Ok(secured) => secured,
         Err((reason, error)) => {
             connection::refused(&shared.log, Reported::Inbound, (peer, local), error);
@@ -51,12 +51,12 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
             serve(&shared, &tunnel, connect).await;
         });
     };
-    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), on_connect).await {
+    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), shared.certs.replaced(&cert), on_connect).await {
         tracing::info!(%peer, identity = %tunnel.identity, %error, cause = cause(&error), "tunnel closed");
     }
 }
 
-type Secured = (tls::ServerStream<TcpStream>, Identity);
+type Secured = (tls::ServerStream<TcpStream>, Identity, Arc<WorkloadCert>);
 
 async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
     let handshake = async {
@@ -66,10 +66,11 @@ async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<
             tracing::error!(%error, "no certificate: no tunnel");
             (HandshakeFailure::Certificate, error.to_string())
         })?;
-        tls::accept(stream, &cert).await.map_err(|error| {
+        let (io, identity) = tls::accept(stream, &cert).await.map_err(|error| {
             tracing::info!(%peer, %error, cause = cause(&error), "handshake refused");
             (reason(&error), error.to_string())
-        })
+        })?;
+        Ok((io, identity, cert))
     };
     let limit = shared.config.hbone.handshake_timeout;
     let in_time = tokio::time::timeout(limit, handshake).await;

@@ -58,6 +58,8 @@ pub struct Config {
     /// Connections (tunnels, on 15008) open on a listener at a time; above it new ones wait to be
     /// accepted.
     pub max_connections: usize,
+    /// The network that this proxy is on; empty where there is only one.
+    pub network: Name,
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
@@ -73,6 +75,7 @@ impl Default for Config {
             workload_wait: Duration::from_secs(5),
             socks5_handshake_timeout: Duration::from_secs(10),
             max_connections: 16_384,
+            network: "".into(),
             preserve_source: false,
         }
     }
@@ -170,7 +173,7 @@ impl Ztunnel {
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
         let Self { config, local, certs, mesh, log, sockets, workers } = self;
-        let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone());
+        let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
         Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), drain }
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     hbone::{Baggage, ConnectError, ConnectHeaders, PoolKey, TunnelError, TunnelIo},
-    model::Workload,
+    model::{Identity, Name, Workload},
     runtime::Place,
     state::{InFlight, UpstreamEndpoint},
     telemetry::{Direction as Reported, ResponseFlag, counters},
@@ -18,7 +18,12 @@ use crate::{
     },
 };
 use http::StatusCode;
-use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
+use std::{
+    error::Error as _,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::either::Either;
 
@@ -51,6 +56,9 @@ pub(super) enum OpenError {
     /// The peer could not connect, or would not.
     #[error("http status: {0}")]
     PeerRefused(StatusCode),
+    /// The name of a workload that has no address leads nowhere.
+    #[error("{0} cannot be resolved")]
+    Name(Name),
     /// No tunnel for another reason; who the peer is may be one.
     #[error("{0}{cause}", cause = .0.source().map(|s| format!(": {s}")).unwrap_or_default())]
     Tunnel(TunnelError),
@@ -93,6 +101,7 @@ impl OpenError {
             | Self::Loop
             | Self::Unresolved(_)
             | Self::Connect(_)
+            | Self::Name(_)
             | Self::Timeout(_)
             | Self::Denied(_)
             | Self::PeerRefused(_)
@@ -105,7 +114,7 @@ impl OpenError {
         match self {
             Self::UnknownWorkload | Self::Loop | Self::Unresolved(_) | Self::Denied(_) | Self::Tunnel(TunnelError::Certificate(_)) => false,
             Self::PeerRefused(status) => status.is_server_error(),
-            Self::Connect(_) | Self::Timeout(_) | Self::Tunnel(_) => true,
+            Self::Connect(_) | Self::Name(_) | Self::Timeout(_) | Self::Tunnel(_) => true,
         }
     }
 }
@@ -160,6 +169,7 @@ pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: S
     };
     let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
     let source = Source { workload: &local.workload, own: &shared.own };
+    let client = Client { shared, place, workload: &local.workload, app };
     let mut tried: Vec<Arc<UpstreamEndpoint>> = Vec::new();
     let mut failed: Option<(Resolved, OpenError)> = None;
     while tried.len() < TRIES && failed.as_ref().is_none_or(|(_, error)| error.is_worth_another()) {
@@ -168,65 +178,133 @@ pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: S
             Err(error) if failed.is_none() => return Err(refuse(error.into())),
             Err(_) => break,
         };
-        let in_flight = resolved.next.endpoint().map(|e| e.start());
-        match dial(shared, place, &local.workload, app, &resolved).await {
-            Ok(io) => {
-                let connection = Connection::open(shared, &about(&local.workload, app, &resolved), started);
+        let in_flight = resolved.next.dialled().map(|e| e.start());
+        let has_others = resolved.service.is_some() || matches!(resolved.next, NextHop::Waypoint { .. });
+        match client.dial(resolved).await {
+            Ok(Dialed { io, resolved, far }) => {
+                let connection = Connection::open(shared, &client.about(&resolved, far.as_ref()), started);
                 return Ok(Opened { io, connection, in_flight });
             }
-            Err(error) => {
+            Err((resolved, error)) => {
                 tracing::debug!(destination = %dst, hop = %resolved.next.address(), %error, "next hop failed");
-                let others = resolved.service.is_some() || matches!(resolved.next, NextHop::Waypoint { .. });
-                tried.extend(resolved.next.endpoint().cloned());
-                failed = Some((resolved, error));
-                if !others {
+                tried.extend([resolved.next.endpoint(), resolved.next.dialled()].into_iter().flatten().cloned());
+                failed = Some((*resolved, error));
+                if !has_others {
                     break;
                 }
             }
         }
     }
     let (resolved, error) = failed.expect("the loop is left without a failure only by returning");
-    let connection = Connection::open(shared, &about(&local.workload, app, &resolved), started);
+    let connection = Connection::open(shared, &client.about(&resolved, None), started);
     connection.end(error.flag(), Some(error.to_string().into()));
     Err(error)
 }
 
-async fn dial(shared: &Shared, place: &Place, local: &Workload, app: SocketAddr, resolved: &Resolved) -> Result<Io, OpenError> {
-    counters().upstream_connects.increment(1);
-    let connected = match &resolved.next {
-        NextHop::Gateway { .. } => Err(OpenError::Unresolved(Unresolved::NoGateway)),
-        NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
-            let key = PoolKey { source: local.identity.clone(), destinations: tunnel.destinations.clone(), address: tunnel.address };
-            let service = resolved.service.as_ref().map(|s| s.key.hostname.name());
-            let headers = ConnectHeaders { baggage: Baggage::of(local), source: Some(app), service };
-            let opened = shared.pool(place).connect(&key, &tunnel.authority.to_string(), &headers).await;
-            opened.map(|(io, _)| Either::Left(io)).map_err(OpenError::from)
-        }
-        NextHop::Plain { .. } | NextHop::Passthrough { .. } => {
-            let options = ConnectOptions::new(shared.config.connect_timeout);
-            let connected = shared.sockets.connect(resolved.next.address(), options).await;
-            connected.map(Either::Right).map_err(OpenError::Connect)
-        }
-    };
-    if connected.is_err() {
-        counters().upstream_connects_failed.increment(1);
-    }
-    connected
+/// Who wants a connection.
+#[derive(Clone, Copy)]
+struct Client<'a> {
+    shared: &'a Shared,
+    place: &'a Place,
+    workload: &'a Workload,
+    app: SocketAddr,
 }
 
-fn about<'a>(local: &'a Workload, app: SocketAddr, resolved: &'a Resolved) -> About<'a> {
-    let tunnel = resolved.next.tunnel();
-    About {
-        direction: Reported::Outbound,
-        source: Party { addr: app, workload: Some(local), baggage: None, identity: tunnel.map(|_| &local.identity) },
-        destination: Party {
-            addr: resolved.next.address(),
-            workload: resolved.next.endpoint().and_then(|e| e.workload.as_deref()),
-            baggage: None,
-            // Exactly one is expected, so that is who it is.
-            identity: tunnel.and_then(|t| t.destinations.first()),
-        },
-        service: resolved.service.as_deref(),
-        hbone_addr: tunnel.map(|t| t.authority.to_string().into()),
+/// A connection to the next hop, which may have got its address only now.
+struct Dialed {
+    io: Io,
+    resolved: Resolved,
+    far: Option<Far>,
+}
+
+/// The far end of a tunnel, as it has shown itself.
+struct Far {
+    identity: Identity,
+    // Where we do not know ourselves who it is.
+    baggage: Option<Baggage>,
+}
+
+type Failed = (Box<Resolved>, OpenError);
+
+impl<'a> Client<'a> {
+    async fn dial(self, mut resolved: Resolved) -> Result<Dialed, Failed> {
+        if let Some(workload) = resolved.next.named() {
+            match self.look_up(workload, &resolved).await {
+                Ok(ip) => resolved.next = resolved.next.at(ip),
+                Err(error) => return Err((Box::new(resolved), error)),
+            }
+        }
+        counters().upstream_connects.increment(1);
+        match self.connect(&resolved).await {
+            Ok((io, far)) => Ok(Dialed { io, resolved, far }),
+            Err(error) => {
+                counters().upstream_connects_failed.increment(1);
+                Err((Box::new(resolved), error))
+            }
+        }
+    }
+
+    async fn connect(self, resolved: &Resolved) -> Result<(Io, Option<Far>), OpenError> {
+        let source = || self.workload.identity.clone();
+        let (key, tunnel, is_remote) = match &resolved.next {
+            NextHop::Waypoint { tunnel, .. } | NextHop::Hbone { tunnel, .. } => {
+                (PoolKey::direct(source(), tunnel.destinations.clone(), tunnel.address), tunnel, false)
+            }
+            NextHop::Gateway { tunnel, destinations, .. } => {
+                let gateway = PoolKey::direct(source(), tunnel.destinations.clone(), tunnel.address);
+                (PoolKey::through(gateway, tunnel.authority.to_string().into(), destinations.clone()), tunnel, true)
+            }
+            NextHop::Plain { address, .. } | NextHop::Passthrough { address } => {
+                let options = ConnectOptions::new(self.shared.config.connect_timeout);
+                let connected = self.shared.sockets.connect(*address, options).await;
+                return connected.map(|io| (Either::Right(io), None)).map_err(OpenError::Connect);
+            }
+        };
+        let headers = ConnectHeaders {
+            baggage: Baggage::of(self.workload),
+            source: Some(self.app),
+            service: resolved.service.as_ref().map(|s| s.key.hostname.name()),
+            network: is_remote.then(|| self.shared.config.network.clone()),
+        };
+        let opened = self.shared.pool(self.place).connect(&key, &tunnel.authority.to_string(), &headers).await?;
+        let far = Far { identity: opened.peer, baggage: is_remote.then(|| Baggage::read(&opened.headers)) };
+        Ok((Either::Left(opened.io), Some(far)))
+    }
+
+    /// The address of a workload that has none in the mesh.
+    async fn look_up(self, workload: &Workload, resolved: &Resolved) -> Result<IpAddr, OpenError> {
+        let name = workload.l4.hostname.as_ref().ok_or(OpenError::Unresolved(Unresolved::NoEndpoint))?;
+        let families = resolved.service.as_ref().map(|service| service.l4.ip_families).unwrap_or_default();
+        let found = tokio::time::timeout(self.shared.config.connect_timeout, tokio::net::lookup_host((name.as_str(), 0))).await;
+        let found: Vec<IpAddr> = found.ok().and_then(Result::ok).into_iter().flatten().map(|a| a.ip().to_canonical()).collect();
+        let allowed = || found.iter().filter(|ip| families.allow(**ip)).copied();
+        let preferred: Vec<IpAddr> = allowed().filter(|ip| ip.is_ipv4() == self.app.is_ipv4()).collect();
+        let found = if preferred.is_empty() { allowed().collect() } else { preferred };
+        fastrand::choice(found).ok_or_else(|| OpenError::Name(name.name()))
+    }
+
+    fn about(self, resolved: &'a Resolved, far: Option<&'a Far>) -> About<'a> {
+        let tunnel = resolved.next.tunnel();
+        // Who stands behind a gateway, only the far end can say.
+        let known = || resolved.next.dialled().and_then(|e| e.workload.as_deref());
+        let baggage = far.and_then(|far| far.baggage.as_ref());
+        About {
+            direction: Reported::Outbound,
+            source: Party {
+                addr: self.app,
+                workload: Some(self.workload),
+                baggage: None,
+                identity: tunnel.map(|_| &self.workload.identity),
+            },
+            destination: Party {
+                addr: resolved.next.address(),
+                workload: if baggage.is_some() { None } else { known() },
+                baggage,
+                // Before it has shown itself, the one that is expected.
+                identity: far.map(|far| &far.identity).or_else(|| tunnel.and_then(|t| t.destinations.first())),
+            },
+            service: resolved.service.as_deref(),
+            hbone_addr: tunnel.map(|t| t.authority.to_string().into()),
+        }
     }
 }

@@ -106,7 +106,7 @@ async fn forget(shared: &Shared) {
             let before = who(&last);
             before.is_none() || before == who(&now)
         };
-        shared.pools.iter().for_each(|pool| pool.retain(|key| is_same(key.address.ip())));
+        shared.pools.iter().for_each(|pool| pool.retain(|key| is_same(key.address().ip())));
         last = now;
     }
 }

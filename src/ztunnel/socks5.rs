@@ -81,7 +81,7 @@ impl Reply {
     fn of(error: &OpenError) -> Self {
         match error {
             OpenError::Denied(_) | OpenError::Loop => Self::NotAllowed,
-            OpenError::Unresolved(_) | OpenError::Timeout(_) => Self::HostUnreachable,
+            OpenError::Unresolved(_) | OpenError::Name(_) | OpenError::Timeout(_) => Self::HostUnreachable,
             OpenError::PeerRefused(_) => Self::ConnectionRefused,
             OpenError::UnknownWorkload | OpenError::Tunnel(_) => Self::Failure,
             OpenError::Connect(error) => Self::of_connect(error),

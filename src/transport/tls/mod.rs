@@ -13,7 +13,7 @@ mod source;
 mod verify;
 
 pub use cert::{Fingerprint, WorkloadCert};
-pub use source::{CertError, CertFuture, CertPart, CertSource};
+pub use source::{CertError, CertFuture, CertPart, CertSource, ReplacedFuture};
 
 use super::ReadAhead;
 use crate::model::Identity;

@@ -12,7 +12,20 @@ pub trait CertSource: Send + Sync + fmt::Debug + 'static {
     ///
     /// The future may be dropped at any time.
     fn fetch<'a>(&'a self, identity: &'a Identity) -> CertFuture<'a>;
+
+    /// Resolves when `cert`, which came from [`fetch`](Self::fetch), is no longer what it yields:
+    /// connections made with it should give way to new ones. Never, for a source whose certificates
+    /// do not change.
+    ///
+    /// The future may be dropped at any time.
+    fn replaced<'a>(&'a self, cert: &'a Arc<WorkloadCert>) -> ReplacedFuture<'a> {
+        let _ = cert;
+        Box::pin(std::future::pending())
+    }
 }
+
+/// What [`CertSource::replaced`] returns.
+pub type ReplacedFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What [`CertSource::fetch`] returns.
 pub type CertFuture<'a> = Pin<Box<dyn Future<Output = Result<Arc<WorkloadCert>, CertError>> + Send + 'a>>;

@@ -167,6 +167,37 @@ async fn the_chain_must_be_valid_on_both_sides() {
     }
 }
 
+#[tokio::test]
+async fn a_client_says_hello_as_the_contract_has_it() {
+    use rustls::{CipherSuite, NamedGroup};
+    let pki = Pki::new();
+    let client = pki.of(CLIENT);
+    let (near, far) = duplex(64 << 10);
+    let (server, expected) = (tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), far), ids(&[SERVER]));
+    let hello = tokio::select! {
+        hello = server => hello.unwrap(),
+        connected = connect(near, &client, &expected) => panic!("without a server: {connected:?}"),
+    };
+    let hello = hello.client_hello();
+    // The last one only says that the client knows of RFC 5746.
+    let suites =
+        [CipherSuite::TLS13_AES_256_GCM_SHA384, CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS_EMPTY_RENEGOTIATION_INFO_SCSV];
+    assert!(suites.starts_with(hello.cipher_suites()) && hello.cipher_suites().len() >= 2, "{:?}", hello.cipher_suites());
+    assert_eq!(hello.alpn().unwrap().collect::<Vec<_>>(), [b"h2"]);
+    assert_eq!(hello.server_name(), None);
+    let groups = [NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1, NamedGroup::X25519MLKEM768];
+    assert_eq!(hello.named_groups().unwrap(), groups);
+}
+
+#[test]
+fn a_server_takes_no_other_suites_and_protocols() {
+    let server = Pki::new().of(SERVER);
+    let config = server.server_config();
+    let suites: Vec<_> = config.crypto_provider().cipher_suites.iter().map(|suite| suite.suite()).collect();
+    assert_eq!(suites, [rustls::CipherSuite::TLS13_AES_256_GCM_SHA384, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256]);
+    assert_eq!(config.alpn_protocols, [b"h2"]);
+}
+
 #[derive(Debug)]
 struct NoCertificate;
 

@@ -177,7 +177,7 @@ impl Stand {
                     write.shutdown().await.unwrap();
                 });
             };
-            hbone::serve(io, &hbone::Config::default(), watch, on_connect).await.ok();
+            hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), on_connect).await.ok();
         });
         told
     }

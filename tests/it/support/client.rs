@@ -5,7 +5,7 @@ use cairn::{
     cert::StaticCertSource,
     hbone::{self, ConnectHeaders, Pool, PoolKey, TunnelError, TunnelIo},
     model::Identity,
-    transport::WorkloadCert,
+    transport::{Sockets, WorkloadCert},
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -60,15 +60,15 @@ impl Client {
 
     /// The same, with tunnels that come from this address.
     pub fn from_address(cert: Arc<WorkloadCert>, waypoint: Identity, address: SocketAddr, source: Option<IpAddr>) -> Self {
-        let key = PoolKey { source: cert.identity().clone(), destinations: [waypoint].into(), address };
+        let key = PoolKey::direct(cert.identity().clone(), [waypoint].into(), address);
         let config = hbone::Config { spread_threshold: usize::MAX, source_address: source, ..hbone::Config::default() };
-        Self { pool: Pool::new(config, Arc::new(StaticCertSource::new(cert))), key }
+        Self { pool: Pool::new(config, Arc::new(StaticCertSource::new(cert)), Sockets::default()), key }
     }
 
     /// Opens a stream to `authority`.
     pub async fn connect(&self, authority: impl ToString) -> Result<TunnelIo, TunnelError> {
         let opened = super::soon("CONNECT", self.pool.connect(&self.key, &authority.to_string(), &ConnectHeaders::default())).await;
-        opened.map(|(io, _)| io)
+        opened.map(|opened| opened.io)
     }
 
     /// The status that a CONNECT is refused with.

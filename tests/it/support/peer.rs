@@ -56,7 +56,7 @@ impl Peer {
                         remember.lock().unwrap().push(asked);
                         streams.spawn(forward(connect, live.clone()));
                     };
-                    let _ = hbone::serve(io, &hbone::Config::default(), watch, on_connect).await;
+                    let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), on_connect).await;
                 });
             }
         });
