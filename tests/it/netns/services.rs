@@ -216,12 +216,12 @@ async fn traffic_takes_the_waypoint_of_its_service_and_of_its_workload() {
         let path = format!("GET {path} ");
         eventually("the waypoint has seen the request", async || middle.output().contains(&path)).await;
     }
-    let (from, to) = (identity("waypoint").to_string(), server.at(HTTP).to_string());
-    let line = far.access("from the waypoint", |a| a.get("direction") == "inbound" && a.get("dst.hbone_addr") == to).await;
-    assert!(line.has(&[("src.identity", &from), ("src.workload", "waypoint"), ("dst.workload", "server")]), "{line:?}");
-    // Opaque bytes as well.
+    // Opaque bytes as well; such a connection ends with the client's.
     echo(client.connect(vip(10, Family::V4, 90)).await.unwrap(), &pattern(200_000)).await.unwrap();
     assert_eq!(apps.last_peer(ECHO), Some(waypoint.ip(Family::V4)), "the connection to the application is the waypoint's");
+    let (from, to) = (identity("waypoint").to_string(), server.at(ECHO).to_string());
+    let line = far.access("from the waypoint", |a| a.get("direction") == "inbound" && a.get("dst.hbone_addr") == to).await;
+    assert!(line.has(&[("src.identity", &from), ("src.workload", "waypoint"), ("dst.workload", "server")]), "{line:?}");
     // Without a waypoint there is no way.
     drop(middle);
     let mut stream = client.connect(vip(10, Family::V4, 90)).await.unwrap();

@@ -187,7 +187,7 @@ impl Metrics {
     /// The sum over all series of this name that have these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let is_meant = |have: &BTreeMap<String, String>| labels.iter().all(|(key, value)| have.get(*key).is_some_and(|v| v == value));
-        self.series.iter().filter(|(n, have, _)| n == name && is_meant(have)).map(|(_, _, value)| value).sum()
+        self.series.iter().filter(|(n, have, _)| n == name && is_meant(have)).fold(0.0, |sum, (_, _, value)| sum + value)
     }
 
     /// The labels and values of all series of this name.
