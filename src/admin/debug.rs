@@ -1,7 +1,7 @@
 //! Port 15000, on loopback only: what an operator looks at and may change.
 
 use super::{
-    Answer, Query, Router,
+    Answer, Asked, Router,
     router::{text, typed},
 };
 use crate::telemetry::log::LogHandle;
@@ -12,8 +12,8 @@ use http::StatusCode;
 /// [`Router::with_index`].
 pub fn debug(config_dump: impl Fn() -> String + Send + Sync + 'static, log: LogHandle, quit: impl Fn() + Send + Sync + 'static) -> Router {
     Router::new()
-        .get("/config_dump", "the configuration that is served, as JSON", move |_| typed(StatusCode::OK, JSON, config_dump()))
-        .post("/logging", "?level=warn, ?level=cairn::hbone=debug,info or ?reset", move |query| logging(&log, query))
+        .any("/config_dump", "the configuration that is served, as JSON", move |_| typed(StatusCode::OK, JSON, config_dump()))
+        .post("/logging", "?level=warn, ?level=cairn::hbone=debug (beside what is set), ?reset, or both", move |asked| logging(&log, asked))
         .post("/quitquitquit", "drain and exit", move |_| {
             quit();
             text(StatusCode::OK, "shutdown now\n")
@@ -26,12 +26,9 @@ const JSON: &str = "application/json";
 const VERSION: &str = concat!("{\"name\":\"", env!("CARGO_PKG_NAME"), "\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}\n");
 
 /// Replies with the filter as it stands afterwards.
-fn logging(log: &LogHandle, query: &Query<'_>) -> Answer {
-    let changed = match (query.get("level"), query.get("reset")) {
-        (Some(level), _) => log.set(&level),
-        (None, Some(_)) => log.reset(),
-        (None, None) => Ok(()),
-    };
+fn logging(log: &LogHandle, asked: &Asked) -> Answer {
+    let reset = asked.get("reset").map_or(Ok(()), |_| log.reset());
+    let changed = reset.and_then(|()| asked.get("level").map_or(Ok(()), |level| log.add(&level)));
     match changed {
         Ok(()) => text(StatusCode::OK, format!("current log level is {}\n", log.current())),
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),

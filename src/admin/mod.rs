@@ -15,5 +15,5 @@ mod tests;
 pub use debug::debug;
 pub use metrics::metrics;
 pub use readiness::readiness;
-pub use router::{Answer, Query, Router};
+pub use router::{Answer, Answering, Asked, Router};
 pub use server::serve;

@@ -1,26 +1,44 @@
 //! A table of paths. Unknown paths are 404; a known path with another method is 405.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+    time::Duration,
+};
 
 /// An answer that is known as a whole.
 pub type Answer = Response<Full<Bytes>>;
 
-type Handler = Box<dyn Fn(&Query<'_>) -> Answer + Send + Sync>;
+/// An answer on its way. Dropping it gives the question up.
+pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+type Handler = Box<dyn Fn(Asked) -> Answering + Send + Sync>;
+
+/// Time for a whole connection, so that a reader that stopped reading does not keep its place.
+const LIFE: Duration = Duration::from_secs(60);
 
 /// The paths that one server knows.
-#[derive(Default)]
 pub struct Router {
     routes: Vec<Route>,
+    life: Duration,
 }
 
 struct Route {
     path: &'static str,
-    method: Method,
+    method: Option<Method>,
     about: &'static str,
     handler: Handler,
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self { routes: Vec::new(), life: LIFE }
+    }
 }
 
 impl Router {
@@ -32,49 +50,100 @@ impl Router {
     /// Answers GET, and HEAD without the body. Handlers run on the server's task: they must not
     /// block for long.
     #[must_use]
-    pub fn get(self, path: &'static str, about: &'static str, handler: impl Fn(&Query<'_>) -> Answer + Send + Sync + 'static) -> Self {
-        self.route(Method::GET, path, about, Box::new(handler))
+    pub fn get(self, path: &'static str, about: &'static str, handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        self.route(Some(Method::GET), path, about, at_once(handler))
     }
 
     /// Answers POST.
     #[must_use]
-    pub fn post(self, path: &'static str, about: &'static str, handler: impl Fn(&Query<'_>) -> Answer + Send + Sync + 'static) -> Self {
-        self.route(Method::POST, path, about, Box::new(handler))
+    pub fn post(self, path: &'static str, about: &'static str, handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        self.route(Some(Method::POST), path, about, at_once(handler))
+    }
+
+    /// Answers GET, HEAD and POST.
+    #[must_use]
+    pub fn any(self, path: &'static str, about: &'static str, handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        self.route(None, path, about, at_once(handler))
+    }
+
+    /// The same, with answers that take their time: `limit` at the longest.
+    #[must_use]
+    pub fn any_in_time<F>(
+        mut self,
+        path: &'static str,
+        about: &'static str,
+        limit: Duration,
+        handler: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        self.life = self.life.max(limit + LIFE);
+        self.route(None, path, about, Box::new(move |asked| Box::pin(handler(asked))))
     }
 
     /// Answers `/` with the list of all paths added so far.
     #[must_use]
     pub fn with_index(self) -> Self {
-        let line = |r: &Route| format!("{:<4} {:<20} {}\n", r.method, r.path, r.about);
+        let line = |r: &Route| format!("{:<4} {:<27} {}\n", r.method.as_ref().unwrap_or(&Method::GET), r.path, r.about);
         let list: String = self.routes.iter().map(line).collect();
         self.get("/", "this list", move |_| text(StatusCode::OK, list.clone()))
     }
 
-    fn route(mut self, method: Method, path: &'static str, about: &'static str, handler: Handler) -> Self {
+    fn route(mut self, method: Option<Method>, path: &'static str, about: &'static str, handler: Handler) -> Self {
         self.routes.push(Route { path, method, about, handler });
         self
     }
 
+    /// How long a connection may live.
+    pub(super) fn life(&self) -> Duration {
+        self.life
+    }
+
     /// The answer to a request. Bodies of requests are not looked at.
-    pub(super) fn answer(&self, method: &Method, uri: &Uri) -> Answer {
-        let known: Vec<&Route> = self.routes.iter().filter(|r| r.path == uri.path()).collect();
+    pub(super) fn answer(&self, method: &Method, asked: Asked) -> Answering {
+        let known: Vec<&Route> = self.routes.iter().filter(|r| r.path == asked.uri.path()).collect();
         if known.is_empty() {
-            return text(StatusCode::NOT_FOUND, "not found\n");
+            return now(text(StatusCode::NOT_FOUND, "not found\n"));
         }
-        let wanted = if *method == Method::HEAD { &Method::GET } else { method };
-        match known.iter().find(|r| r.method == *wanted) {
-            Some(route) => (route.handler)(&Query(uri.query().unwrap_or_default())),
+        match known.iter().find(|r| r.takes(method)) {
+            Some(route) => (route.handler)(asked),
             None => {
                 let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-                let allow: Vec<&str> =
-                    known.iter().map(|r| if r.method == Method::GET { "GET, HEAD" } else { r.method.as_str() }).collect();
+                let allow: Vec<&str> = known.iter().map(|r| r.allow()).collect();
                 if let Ok(allow) = HeaderValue::from_str(&allow.join(", ")) {
                     answer.headers_mut().insert(header::ALLOW, allow);
                 }
-                answer
+                now(answer)
             }
         }
     }
+}
+
+impl Route {
+    fn takes(&self, method: &Method) -> bool {
+        match &self.method {
+            Some(Method::GET) => [Method::GET, Method::HEAD].contains(method),
+            Some(one) => one == method,
+            None => [Method::GET, Method::HEAD, Method::POST].contains(method),
+        }
+    }
+
+    fn allow(&self) -> &str {
+        match &self.method {
+            Some(Method::GET) => "GET, HEAD",
+            Some(one) => one.as_str(),
+            None => "GET, HEAD, POST",
+        }
+    }
+}
+
+fn at_once(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Handler {
+    Box::new(move |asked| now(handler(&asked)))
+}
+
+fn now(answer: Answer) -> Answering {
+    Box::pin(ready(answer))
 }
 
 impl fmt::Debug for Router {
@@ -83,17 +152,26 @@ impl fmt::Debug for Router {
     }
 }
 
-/// The query of a request's URI.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a>(pub(super) &'a str);
+/// What a request asks.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+}
 
-impl Query<'_> {
-    /// The first value of `name`, percent-decoded; empty when it stands without `=`.
+impl Asked {
+    /// The first value of `name` in the query, percent-decoded; empty when it stands without `=`.
     pub fn get(&self, name: &str) -> Option<String> {
-        self.0.split('&').find_map(|pair| {
+        self.uri.query().unwrap_or_default().split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (key == name).then(|| decode(value))
         })
+    }
+
+    /// The header `Accept`, all lines of it as one.
+    pub fn accept(&self) -> String {
+        let lines = self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+        lines.collect::<Vec<_>>().join(",")
     }
 }
 
@@ -127,6 +205,11 @@ pub(super) fn typed(status: StatusCode, media_type: &'static str, body: impl Int
         Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
         Cow::Owned(text) => Bytes::from(text),
     };
+    bytes(status, media_type, body)
+}
+
+/// An answer that is no text.
+pub(super) fn bytes(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));

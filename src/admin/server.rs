@@ -1,6 +1,6 @@
 //! The loop that accepts and serves.
 
-use super::Router;
+use super::{Asked, Router};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,11 +19,9 @@ use tower_http::compression::Compression;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least that hyper takes; no one sends us long headers.
 const BUFFER: usize = 8 * 1024;
-/// Connections at a time. Further ones wait in the listener's backlog: with the two time limits
-/// they do not wait long.
+/// Connections at a time. Further ones wait in the listener's backlog: with the time limits they do
+/// not wait long.
 const CONNECTIONS: usize = 64;
-/// Time for a whole connection, so that a reader that stopped reading does not keep its place.
-const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 /// Time that answers get to finish after the stop.
 const GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: out of file descriptors, most likely, and retrying at once would
@@ -49,9 +47,10 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: impl Future<Outp
             (accepted, place) = accepted => match accepted {
                 Ok((stream, _)) => {
                     let serving = connection(stream, routes.clone(), ending.clone());
+                    let life = routes.life();
                     connections.spawn(async move {
                         let _place = place;
-                        timeout(CONNECTION_LIFE, serving).await.ok();
+                        timeout(life, serving).await.ok();
                     });
                 }
                 Err(error) => pause(&error).await,
@@ -72,8 +71,9 @@ async fn pause(error: &io::Error) {
 
 async fn connection(stream: TcpStream, routes: Arc<Router>, ending: CancellationToken) {
     let answer = tower::service_fn(move |request: Request<Incoming>| {
-        let answer = routes.answer(request.method(), request.uri());
-        async move { Ok::<_, Infallible>(answer) }
+        let (parts, _) = request.into_parts();
+        let answer = routes.answer(&parts.method, Asked { uri: parts.uri, headers: parts.headers });
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let compressed = Compression::new(answer);
     let service = service_fn(move |request| compressed.clone().oneshot(request));

@@ -52,7 +52,9 @@ async fn readiness_lists_what_is_pending_and_then_says_ready() {
 
 #[tokio::test]
 async fn metrics_are_text_and_compressed_on_request() {
-    let (addr, _server) = start(metrics(telemetry::install())).await;
+    let handle = telemetry::install();
+    telemetry::component("ztunnel");
+    let (addr, _server) = start(metrics(handle)).await;
     for path in ["/metrics", "/stats/prometheus?x=1"] {
         let answer = ask(addr, &format!("GET {path}")).await;
         assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
@@ -60,6 +62,9 @@ async fn metrics_are_text_and_compressed_on_request() {
     }
     let answer = ask(addr, "GET /metrics HTTP/1.1\r\naccept-encoding: gzip\r\nx-rest:").await;
     assert!(answer.contains("content-encoding: gzip\r\n"), "{answer}");
+    let answer = ask(addr, "GET /stats/prometheus HTTP/1.1\r\naccept: application/openmetrics-text;version=1.0.0\r\nx-rest:").await;
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{answer}");
+    assert!(answer.contains("process_open_fds ") && answer.ends_with("# EOF\n"), "{answer}");
 }
 
 #[tokio::test]
@@ -78,7 +83,7 @@ async fn the_operator_sees_the_configuration_and_may_end_the_process() {
     let (addr, _server) = start(routes).await;
 
     assert!(ask(addr, "GET /config_dump").await.ends_with("\r\n\r\n{\"services\":[]}"));
-    assert!(ask(addr, "GET /").await.contains("POST /quitquitquit        drain and exit\n"));
+    assert!(ask(addr, "GET /").await.contains("POST /quitquitquit               drain and exit\n"));
     assert!(ask(addr, "GET /version").await.contains("\"name\":\"cairn\""));
 
     assert!(ask(addr, "GET /quitquitquit").await.starts_with("HTTP/1.1 405 "));
@@ -89,7 +94,11 @@ async fn the_operator_sees_the_configuration_and_may_end_the_process() {
     assert!(ask(addr, "GET /logging?level=debug").await.starts_with("HTTP/1.1 405 "));
     assert!(ask(addr, "POST /logging?level=cairn%3A%3Ahbone%3Derror,warn").await.contains("cairn::hbone=error"));
     assert!(ask(addr, "POST /logging?level=loud").await.starts_with("HTTP/1.1 400 "));
-    assert!(ask(addr, "POST /logging?reset").await.contains("current log level is "));
+    assert!(ask(addr, "POST /logging").await.contains("cairn::hbone=error"), "changes nothing");
+    let answer = ask(addr, "POST /logging?reset&level=cairn::dns=trace").await;
+    assert!(answer.contains("cairn::dns=trace") && !answer.contains("cairn::hbone"), "{answer}");
+    assert!(!ask(addr, "POST /logging?reset").await.contains("cairn::dns"));
+    assert!(ask(addr, "DELETE /config_dump").await.contains("allow: GET, HEAD, POST\r\n"));
 }
 
 #[tokio::test]
@@ -119,7 +128,7 @@ async fn the_server_ends_when_told_though_clients_stay_connected() {
 
 #[test]
 fn a_query_is_decoded_once() {
-    let query = Query("a=1&level=x%2525%3d%zz%&flag&a=2");
+    let query = Asked { uri: "/x?a=1&level=x%2525%3d%zz%&flag&a=2".parse().unwrap(), headers: http::HeaderMap::new() };
     assert_eq!(query.get("a").as_deref(), Some("1"));
     assert_eq!(query.get("level").as_deref(), Some("x%25=%zz%"));
     assert_eq!(query.get("flag").as_deref(), Some(""));

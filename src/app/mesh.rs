@@ -17,10 +17,11 @@ use tokio::sync::mpsc;
 /// How often files are looked at when nothing tells that they change: a change is served well within a second.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Manifests that were read once, and go on being watched.
+/// A mesh that was read once; manifests go on being watched.
 #[derive(Debug)]
 pub struct MeshSource {
-    source: ManifestSource,
+    // None: it never changes.
+    source: Option<ManifestSource>,
     first: Batch,
     findings: Findings,
 }
@@ -46,6 +47,18 @@ impl MeshSource {
         let lenient = config.lenient;
         let mut source = ManifestSource::new(config);
         let first = source.poll().unwrap_or_default();
+        Self::judged(Some(source), first, lenient)
+    }
+
+    /// Takes over what was read from elsewhere, and never changes.
+    ///
+    /// # Errors
+    /// When it is invalid. All findings are logged first.
+    pub fn fixed(batch: Batch) -> Result<Self, AppError> {
+        Self::judged(None, batch, false)
+    }
+
+    fn judged(source: Option<ManifestSource>, first: Batch, lenient: bool) -> Result<Self, AppError> {
         report(&first.findings);
         let errors = first.findings.iter().filter(|f| f.is_error()).count();
         if errors > 0 && !lenient {
@@ -62,6 +75,15 @@ impl MeshSource {
         let mut store = Store::new(compiler);
         telemetry::config_version(store.apply(first.changes));
         let handle = store.handle();
+        let Some(source) = source else {
+            let drain = drain.clone();
+            // Readers take a store that is gone for the end of the mesh.
+            tokio::spawn(async move {
+                drain.forced().await;
+                drop(store);
+            });
+            return OpenedMesh { handle, findings };
+        };
         let (send, mut batches) = mpsc::channel::<Batch>(4);
         let stop = drain.clone();
         tokio::spawn(async move { source.run(send, POLL, stop.signaled()).await });

@@ -8,8 +8,12 @@ use crate::{
     telemetry::{self, AccessLog, log::LogHandle},
     transport::listener::{self, ListenOptions},
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+};
 
 /// How often certificate files are looked at.
 const CERT_POLL: Duration = Duration::from_secs(1);
@@ -80,8 +84,8 @@ pub struct Process {
     quit: Arc<Notify>,
     // Outlives the drain of traffic: readiness is still asked about while requests finish.
     end: tokio::sync::watch::Sender<bool>,
-    /// The certificates.
-    pub certs: Arc<FileCertSource>,
+    failed: mpsc::Sender<anyhow::Error>,
+    failure: mpsc::Receiver<anyhow::Error>,
     /// The access log.
     pub log: AccessLog,
 }
@@ -98,23 +102,45 @@ pub struct Running {
     end: tokio::sync::watch::Sender<bool>,
     log: AccessLog,
     deadline: Duration,
+    // The sender is kept, so that its silence means nothing.
+    failed: mpsc::Sender<anyhow::Error>,
+    failure: mpsc::Receiver<anyhow::Error>,
 }
 
 impl Process {
-    /// Reads the certificates, which are followed from then on.
-    ///
-    /// # Errors
-    /// When there is no usable certificate: no identity, no tunnel.
-    pub fn new(args: ProcessArgs, log: AccessLog) -> Result<Self, AppError> {
-        let certs = FileCertSource::open(&args.identity_dir).map_err(|error: FileCertError| AppError::config(error))?;
-        let certs = Arc::new(certs);
-        let (trigger, watch) = drain::new();
-        tokio::spawn(certs.clone().watch(CERT_POLL, watch));
+    /// A process that does nothing yet.
+    pub fn new(args: ProcessArgs, log: AccessLog) -> Self {
+        let (trigger, _) = drain::new();
+        let (failed, failure) = mpsc::channel(1);
         let readiness = Readiness::new();
         let starting = readiness.register("starting");
         let end = tokio::sync::watch::Sender::new(false);
         let quit = Arc::default();
-        Ok(Self { args, bound: Bound::default(), readiness, starting, trigger, quit, end, certs, log })
+        Self { args, bound: Bound::default(), readiness, starting, trigger, quit, end, failed, failure, log }
+    }
+
+    /// Where certificates are.
+    ///
+    /// # Errors
+    /// When nobody has said: no identity, no tunnel.
+    pub fn identity_dir(&self) -> Result<&Path, AppError> {
+        self.args.identity_dir.as_deref().ok_or_else(|| AppError::config(anyhow::anyhow!("no certificates: give --identity-dir")))
+    }
+
+    /// Reads the only certificate, which is followed from then on.
+    ///
+    /// # Errors
+    /// When there is none that can be used.
+    pub fn certificate(&self) -> Result<Arc<FileCertSource>, AppError> {
+        let certs = FileCertSource::open(self.identity_dir()?).map_err(|error: FileCertError| AppError::config(error))?;
+        let certs = Arc::new(certs);
+        tokio::spawn(certs.clone().watch(CERT_POLL, self.drain()));
+        Ok(certs)
+    }
+
+    /// By which a part that cannot go on ends the process.
+    pub fn failed(&self) -> mpsc::Sender<anyhow::Error> {
+        self.failed.clone()
     }
 
     /// Follows the drain.
@@ -192,8 +218,8 @@ impl Process {
             self.bound.write(path).map_err(failed)?;
         }
         drop(self.starting);
-        let Self { args, bound, readiness, trigger, quit, end, log, .. } = self;
-        Ok(Running { bound, readiness, trigger, quit, end, log, deadline: args.drain_deadline })
+        let Self { args, bound, readiness, trigger, quit, end, log, failed, failure, .. } = self;
+        Ok(Running { bound, readiness, trigger, quit, end, log, deadline: args.drain_deadline, failed, failure })
     }
 }
 
@@ -204,12 +230,13 @@ impl Running {
     /// Runs until a signal or `/quitquitquit`, then drains. A second signal ends it at once.
     ///
     /// # Errors
-    /// When the second signal came.
-    pub async fn until_signal(self) -> Result<(), AppError> {
+    /// When the second signal came, or a part of the process could not go on.
+    pub async fn until_signal(mut self) -> Result<(), AppError> {
         let quit = self.quit.clone();
         tokio::select! {
             name = signal::shutdown_requested() => tracing::info!(signal = name, "draining"),
             () = quit.notified() => tracing::info!("draining: told to quit"),
+            Some(error) = self.failure.recv() => return Err(AppError::run(error)),
         }
         tokio::select! {
             () = self.shutdown() => Ok(()),
@@ -231,5 +258,17 @@ impl Running {
         self.end.send_replace(true);
         self.log.flush(FLUSH).await;
         tracing::info!("drained");
+    }
+}
+
+/// Allows the process as many descriptors as it may allow itself: every connection takes two.
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open descriptors cannot be raised");
     }
 }

@@ -48,7 +48,7 @@ impl From<WaypointCommand> for WaypointOptions {
 /// See [`AppError`].
 pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), AppError> {
     let options = WaypointOptions::from(command);
-    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?;
+    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_waypoint(options, access, log)?.until_signal().await
 }
 
@@ -59,11 +59,13 @@ pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), Ap
 /// cannot be bound.
 pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     telemetry::install();
+    telemetry::component("waypoint");
     let lenient = options.manifests.lenient;
     let root_namespace = options.manifests.root_namespace.clone();
     let threads = options.process.worker_threads.unwrap_or_else(workers::cores);
-    let mut process = Process::new(options.process, access.clone())?;
-    let identity = process.certs.identity().clone();
+    let mut process = Process::new(options.process, access.clone());
+    let certs = process.certificate()?;
+    let identity = certs.identity().clone();
     let source = MeshSource::open(options.manifests)?;
     let mesh = source.follow(WaypointCompiler::new(options.gateway.clone(), &root_namespace), &process.drain(), process.readiness());
     if !mesh.handle.load().bound {
@@ -80,7 +82,8 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     let (handle, findings) = (mesh.handle.clone(), mesh.findings);
     process.serve_admin(&options.admin, log, move || config_dump::waypoint(&handle.load(), &findings))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
-    let waypoint = Waypoint::new(options.config, identity, process.certs.clone(), mesh.handle, workers, access);
+    telemetry::report_runtimes(workers.runtimes().cloned());
+    let waypoint = Waypoint::new(options.config, identity, certs, mesh.handle, workers, access);
     tokio::spawn(waypoint.serve(listener, process.drain()));
     process.started()
 }

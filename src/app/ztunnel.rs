@@ -1,116 +1,237 @@
-//! `cairn ztunnel`, in dedicated mode: one process for one workload.
+//! `cairn ztunnel`: one process for all pods of a node, or for one workload.
 
-use super::{AppError, MeshSource, Process, Running, config_dump};
-use crate::{
-    control::manifest,
-    model::{Identity, Name, Resource, ResourceName, Workload},
-    runtime::Workers,
-    settings::{ProcessArgs, ZtunnelCommand, ZtunnelListeners},
-    state::{Change, NodeCompiler, Own},
-    telemetry::{self, AccessLog, log::LogHandle},
-    ztunnel::{Config, Listeners, Local, Ztunnel},
+use super::{
+    AppError, MeshSource, Process, Running, ZtunnelOptions, config_dump,
+    options::{MeshFrom, Mode, NodeOptions, OwnPod, Shared},
 };
-use std::sync::Arc;
+use crate::{
+    cert::{self, FileCertSource, Keeper},
+    control::{local, zds},
+    hbone,
+    model::{Identity, Name, Resource, ResourceName, Workload},
+    runtime::{DrainWatch, Workers, workers},
+    settings::{ListenAddress, WorkloadName, ZtunnelCommand},
+    state::{Change, NodeCompiler, Own},
+    telemetry::{self, AccessLog, log::LogHandle, node_counters},
+    transport::{Sockets, netns, sockets::SocketOptions},
+    ztunnel::{
+        Config, Enrolment, Listeners, Local, Node, NodeConfig, PodsConfig, SourcePreservation, Ztunnel, follow_identities,
+    },
+};
+use std::{sync::Arc, time::Duration};
+use tokio::runtime::Handle;
 
-/// Everything a ztunnel is started with.
-#[derive(Debug)]
-pub struct ZtunnelOptions {
-    /// The workload it serves; else the only one with the certificate's identity.
-    pub workload: Option<ResourceName>,
-    /// The mesh.
-    pub manifests: manifest::Config,
-    /// The process.
-    pub process: ProcessArgs,
-    /// Where it listens.
-    pub listeners: ZtunnelListeners,
-    /// Limits.
-    pub config: Config,
-}
-
-impl From<ZtunnelCommand> for ZtunnelOptions {
-    fn from(command: ZtunnelCommand) -> Self {
-        let config = Config {
-            hbone: command.hbone.config(),
-            cluster_domain: command.mesh.names.cluster_domain.as_str().into(),
-            connect_timeout: command.connect_timeout,
-            half_open_idle: command.half_open_idle_timeout,
-            workload_wait: command.workload_wait,
-            socks5_handshake_timeout: command.socks5_timeout,
-            max_connections: command.max_connections,
-            network: "".into(),
-            preserve_source: command.preserve_source,
-        };
-        Self {
-            workload: command.workload,
-            manifests: command.mesh.source(),
-            process: command.process,
-            listeners: command.listeners,
-            config,
-        }
-    }
-}
+/// How often certificate files are looked at.
+const CERT_POLL: Duration = Duration::from_secs(1);
 
 /// Runs a ztunnel until it is told to stop.
 ///
 /// # Errors
 /// See [`AppError`].
 pub async fn ztunnel(command: ZtunnelCommand, log: LogHandle) -> Result<(), AppError> {
-    let options = ZtunnelOptions::from(command);
-    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?;
+    for warning in &command.warnings {
+        tracing::warn!("{warning}");
+    }
+    let options = ZtunnelOptions::try_from(command)?;
+    let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_ztunnel(options, access, log)?.until_signal().await
 }
 
-/// Starts a ztunnel in this runtime.
+/// Starts a ztunnel: traffic on threads of its own, everything else in this runtime.
 ///
 /// # Errors
-/// When certificates or manifests cannot be used, the workload is not among them, or an address
-/// cannot be bound.
+/// When certificates or the mesh cannot be used, the workload is not there, or an address cannot be
+/// bound.
 pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     telemetry::install();
-    let root_namespace = options.manifests.root_namespace.clone();
-    let mut process = Process::new(options.process, access.clone())?;
-    let identity = process.certs.identity().clone();
-    let source = MeshSource::open(options.manifests)?;
-    let (uid, local) = served(&source, options.workload.as_ref(), &identity)?;
-    let mesh =
-        source.follow(NodeCompiler::new(Own::Workloads([uid.clone()].into()), &root_namespace), &process.drain(), process.readiness());
-    let addresses = &options.listeners;
-    let listeners = Listeners {
-        inbound: process.listen("hbone", addresses.hbone_address)?,
-        plaintext: process.listen("plaintext", addresses.plaintext_address)?,
-        outbound: process.listen("outbound", addresses.outbound_address)?,
-        socks5: process.listen("socks5", addresses.socks5_address)?,
+    telemetry::component("ztunnel");
+    match options.mode.clone() {
+        Mode::Shared(shared) => start_shared(options, shared, access, log),
+        Mode::Dedicated { workload } => start_dedicated(options, workload, access, log),
+    }
+}
+
+fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
+    let own = Own::Node(options.node.name.clone());
+    let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    if let Some(mark) = node.mark {
+        netns::self_test(mark).map_err(AppError::config)?;
+    }
+    let threads = process.worker_threads.unwrap_or_else(workers::cores);
+    let mut process = Process::new(process, access.clone());
+    let keeper = keeper(&process)?;
+    let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
+    let mesh = source.follow(compiler(own, &root_namespace, &node), &process.drain(), process.readiness());
+    let workers = Workers::start(threads).map_err(AppError::run)?;
+    telemetry::report_runtimes(workers.runtimes());
+    tokio::spawn(follow_identities(mesh.handle.clone(), keeper.clone()));
+    let sockets = Sockets::new(SocketOptions { reuse_port: shared.port_reuse, ..socket_options(&node) });
+    let node_config = NodeConfig {
+        sockets,
+        source: match node.preserve_source {
+            None => SourcePreservation::BestEffort,
+            Some(true) => SourcePreservation::Required,
+            Some(false) => SourcePreservation::Off,
+        },
+        ipv6: node.ipv6,
+        socks5: listeners.socks5_address != ListenAddress::Off,
+        ztunnel: Arc::new(node.apply(config)),
     };
+    let pods = Node::new(node_config, keeper.clone(), mesh.handle.clone(), workers, access);
+    let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), node_counters().pods.clone());
+    let states = enrolment.states();
     let (handle, findings) = (mesh.handle.clone(), mesh.findings);
-    process.serve_admin(&addresses.admin, log, move || config_dump::ztunnel(&handle.load(), &findings))?;
-    let workers = Workers::current();
-    let ztunnel = Ztunnel::new(Arc::new(options.config), local, process.certs.clone(), mesh.handle, workers.clone(), access);
-    tokio::spawn(ztunnel.serve(listeners, workers.for_connection(), process.drain()));
+    let dump = move || config_dump::ztunnel(&handle.load(), &findings, &keeper.list(), Some(states.all()));
+    process.serve_admin(&listeners.admin, log, dump)?;
+    if let Some(own) = shared.own {
+        tokio::spawn(serve_own(pods, own, process.drain()));
+    }
+    let client = zds::Client::new(zds::Config { socket: shared.socket, ..zds::Config::default() });
+    let (drain, failed) = (process.drain(), process.failed());
+    tokio::spawn(async move {
+        if let Err(error) = enrolment.serve(client, drain).await {
+            // Only one failure can be told; the process ends with it.
+            let _ = failed.try_send(anyhow::Error::new(error).context("the CNI broke the protocol"));
+        }
+    });
     process.started()
 }
 
-/// The workload to serve, by uid and by name. Its identity must be the certificate's: a ztunnel that speaks
-/// for somebody else would be refused by everyone.
-fn served(source: &MeshSource, name: Option<&ResourceName>, identity: &Identity) -> Result<(Name, Local), AppError> {
+fn start_dedicated(
+    options: ZtunnelOptions,
+    workload: Option<WorkloadName>,
+    access: AccessLog,
+    log: LogHandle,
+) -> Result<Running, AppError> {
+    let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let threads = process.worker_threads.unwrap_or_else(workers::cores);
+    let mut process = Process::new(process, access.clone());
+    let (keeper, only) = (keeper(&process)?, only_identity(&process)?);
+    let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
+    let (uid, local) = served(&source, workload.as_ref(), only.as_ref())?;
+    let mesh = source.follow(compiler(Own::Workloads([uid].into()), &root_namespace, &node), &process.drain(), process.readiness());
+    let bound = Listeners {
+        inbound: process.listen("hbone", listeners.hbone_address)?,
+        plaintext: process.listen("plaintext", listeners.plaintext_address)?,
+        outbound: process.listen("outbound", listeners.outbound_address)?,
+        socks5: process.listen("socks5", listeners.socks5_address)?,
+    };
+    let bound = bound.detach().map_err(AppError::run)?;
+    let (handle, findings, certs) = (mesh.handle.clone(), mesh.findings, keeper.clone());
+    process.serve_admin(&listeners.admin, log, move || config_dump::ztunnel(&handle.load(), &findings, &certs.list(), None))?;
+    let workers = Workers::start(threads).map_err(AppError::run)?;
+    telemetry::report_runtimes(workers.runtimes());
+    let sockets = Sockets::new(socket_options(&node));
+    let ztunnel = Ztunnel::new(Arc::new(node.apply(config)), local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    let (drain, guard, failed) = (process.drain(), process.drain().guard(), process.failed());
+    workers.for_connection().spawn(move |home| async move {
+        match bound.attach() {
+            Ok(listeners) => ztunnel.serve(listeners, home, drain).await,
+            Err(error) => drop(failed.try_send(error.into())),
+        }
+        drop(guard);
+    });
+    process.started()
+}
+
+/// What is known of the mesh at start.
+struct Mesh {
+    source: MeshSource,
+    // Empty where policies say themselves that they are for the whole mesh.
+    root_namespace: String,
+}
+
+fn open(mesh: MeshFrom, node: &NodeOptions, config: &Config) -> Result<Mesh, AppError> {
+    let local_config = || local::Config {
+        network: node.network.to_string(),
+        cluster_domain: config.cluster_domain.to_string(),
+        root_namespace: String::new(),
+    };
+    let fixed = |text: &str, name: &str| {
+        let source = MeshSource::fixed(local::batch(text, name, &local_config()))?;
+        Ok(Mesh { source, root_namespace: String::new() })
+    };
+    match mesh {
+        MeshFrom::Manifests(manifests) => {
+            let root_namespace = manifests.root_namespace.clone();
+            Ok(Mesh { source: MeshSource::open(manifests)?, root_namespace })
+        }
+        MeshFrom::LocalText(text) => fixed(&text, "LOCAL_XDS"),
+        MeshFrom::LocalFile(path) => {
+            let unreadable = |error| AppError::config(anyhow::anyhow!("cannot read {}: {error}", path.display()));
+            let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+            fixed(&text, &path.display().to_string())
+        }
+    }
+}
+
+fn compiler(own: Own, root_namespace: &str, node: &NodeOptions) -> NodeCompiler {
+    NodeCompiler::new(own, root_namespace).require_waypoint(node.require_waypoint)
+}
+
+fn keeper(process: &Process) -> Result<Arc<Keeper>, AppError> {
+    let keeper = cert::open_directory(process.identity_dir()?, CERT_POLL, Handle::current()).map_err(AppError::config)?;
+    Ok(Arc::new(keeper))
+}
+
+/// Whose certificate it is, where there is only one.
+fn only_identity(process: &Process) -> Result<Option<Identity>, AppError> {
+    let directory = process.identity_dir()?;
+    if !cert::is_single(directory) {
+        return Ok(None);
+    }
+    let certificate = FileCertSource::open(directory).map_err(AppError::config)?;
+    Ok(Some(certificate.identity().clone()))
+}
+
+fn socket_options(node: &NodeOptions) -> SocketOptions {
+    SocketOptions { mark: node.mark, keepalive: node.keepalive, reuse_port: false }
+}
+
+impl NodeOptions {
+    /// Limits, with what holds for the whole node.
+    fn apply(&self, config: Config) -> Config {
+        let hbone = hbone::Config { max_tunnel_age: self.waypoint_tunnel_age, ..config.hbone };
+        Config { hbone, network: self.network.clone(), ..config }
+    }
+}
+
+/// Serves the process's own pod, by which its metrics are reached through the mesh (contract, 2.9).
+async fn serve_own(node: Node, own: OwnPod, drain: DrainWatch) {
+    let name = ResourceName { namespace: own.identity.namespace().into(), name: own.name };
+    let local = Local { name, service_account: own.identity.service_account().into() };
+    match node.start_own(local, drain.clone()).await {
+        Ok(_proxy) => drain.forced().await,
+        Err(error) => tracing::warn!(%error, "metrics cannot be had through the mesh: port 15008 cannot be bound"),
+    }
+}
+
+/// The workload to serve, by uid and by name. Its identity must be the certificate's, where there is
+/// only one: a ztunnel that speaks for somebody else would be refused by everyone.
+fn served(source: &MeshSource, name: Option<&WorkloadName>, only: Option<&Identity>) -> Result<(Name, Local), AppError> {
     let workloads: Vec<&Workload> = source.first().changes.iter().filter_map(as_workload).collect();
     let wrong = |text: String| AppError::config(anyhow::anyhow!(text));
-    match name {
-        Some(name) => {
+    match (name, only) {
+        (Some(WorkloadName { name, service_account }), only) => {
             let named = workloads.iter().find(|w| w.namespace == name.namespace && w.name == name.name);
-            let workload = named.ok_or_else(|| wrong(format!("no workload {name} among the manifests")))?;
-            if workload.identity != *identity {
-                return Err(wrong(format!("workload {name} runs as {}, but the certificate is of {identity}", workload.identity)));
+            let workload = named.ok_or_else(|| wrong(format!("no workload {name} in the mesh")))?;
+            if let Some(account) = service_account.as_deref().filter(|account| *account != workload.identity.service_account()) {
+                return Err(wrong(format!("workload {name} runs as {}, not under the service account {account}", workload.identity)));
+            }
+            if let Some(only) = only.filter(|only| **only != workload.identity) {
+                return Err(wrong(format!("workload {name} runs as {}, but the certificate is of {only}", workload.identity)));
             }
             Ok((workload.uid.clone(), Local::from(*workload)))
         }
-        None => {
-            let own: Vec<_> = workloads.iter().filter(|w| w.identity == *identity).collect();
+        (None, Some(only)) => {
+            let own: Vec<_> = workloads.iter().filter(|w| w.identity == *only).collect();
             match own[..] {
-                [only] => Ok((only.uid.clone(), Local::from(*only))),
-                [] => Err(wrong(format!("no workload among the manifests runs as {identity}"))),
-                _ => Err(wrong(format!("{} workloads run as {identity}: name one with --workload", own.len()))),
+                [workload] => Ok((workload.uid.clone(), Local::from(*workload))),
+                [] => Err(wrong(format!("no workload in the mesh runs as {only}"))),
+                _ => Err(wrong(format!("{} workloads run as {only}: name one with --workload", own.len()))),
             }
         }
+        (None, None) => Err(wrong("certificates of many identities: name the workload with --workload".to_owned())),
     }
 }
 

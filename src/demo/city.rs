@@ -116,7 +116,7 @@ fn start(
     let at = |port| ListenAddress::At(SocketAddr::new(ip, port));
     let identity_dir = scratch.join("certs").join(pod.identity.namespace()).join(pod.identity.service_account());
     let process = ProcessArgs {
-        identity_dir,
+        identity_dir: Some(identity_dir),
         drain_deadline: Duration::from_secs(5),
         access_log: AccessLogMode::All,
         access_log_format: AccessLogFormat::Text,

@@ -19,7 +19,7 @@ pub struct HboneArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub first_connect_timeout: Duration,
     /// A tunnel without streams for this long is closed
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, env = "POOL_UNUSED_RELEASE_TIMEOUT")]
     pub tunnel_idle_timeout: Duration,
     /// Time between a pong and the next ping
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]

@@ -1,7 +1,10 @@
 //! Where to listen.
 
 use clap::Args;
-use std::{net::SocketAddr, str::FromStr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
 
 /// A listener's address, or `off`. Port 0 takes a free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +13,17 @@ pub enum ListenAddress {
     Off,
     /// This address.
     At(SocketAddr),
+}
+
+impl ListenAddress {
+    /// The wildcard of IPv6, which takes both families, becomes that of IPv4.
+    fn without_ipv6(&mut self) {
+        if let Self::At(address) = self
+            && address.ip() == Ipv6Addr::UNSPECIFIED
+        {
+            address.set_ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        }
+    }
 }
 
 impl FromStr for ListenAddress {
@@ -28,13 +42,13 @@ impl FromStr for ListenAddress {
 #[command(next_help_heading = "Listeners (ADDRESS:PORT, or off; port 0 takes a free one)")]
 pub struct AdminListeners {
     /// Prometheus metrics
-    #[arg(long, value_name = "ADDR", default_value = "[::]:15020")]
+    #[arg(long, value_name = "ADDR", default_value = "[::]:15020", env = "CAIRN_METRICS_ADDRESS")]
     pub metrics_address: ListenAddress,
     /// Readiness
     #[arg(long, value_name = "ADDR", default_value = "[::]:15021")]
     pub readiness_address: ListenAddress,
     /// Configuration dump, log level, shutdown; keep it on loopback
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000", env = "CAIRN_ADMIN_ADDRESS")]
     pub admin_address: ListenAddress,
 }
 
@@ -69,4 +83,14 @@ pub struct ZtunnelListeners {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub admin: AdminListeners,
+}
+
+impl ZtunnelListeners {
+    /// Keeps to IPv4 wherever no address of IPv6 was asked for by name.
+    pub(super) fn without_ipv6(&mut self) {
+        let admin = &mut self.admin;
+        let own = [&mut self.hbone_address, &mut self.plaintext_address, &mut self.outbound_address, &mut self.socks5_address];
+        let all = own.into_iter().chain([&mut admin.metrics_address, &mut admin.readiness_address, &mut admin.admin_address]);
+        all.for_each(ListenAddress::without_ipv6);
+    }
 }

@@ -1,12 +1,23 @@
 //! The command line: the only reader of arguments and environment. Each room has a small `Config`
 //! of its own, which is filled in here.
+//!
+//! [`Cli::read`] is the way in. A flag wins over the variable that its help names.
 
+mod environment;
 mod limits;
 mod listen;
+mod read;
+#[cfg(test)]
+mod tests;
 mod values;
+mod ztunnel;
 
+pub use environment::Environment;
 pub use limits::{HboneArgs, WaypointArgs};
 pub use listen::{AdminListeners, ListenAddress, WaypointListeners, ZtunnelListeners};
+pub use read::UsageError;
+pub use values::{PodAddress, WorkloadName};
+pub use ztunnel::{DnsArgs, PodArgs, ProxyMode, SocketArgs, ZtunnelCommand};
 
 use crate::{
     check,
@@ -16,7 +27,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
-use values::{duration, resource_name};
+use values::{duration, log_filter, resource_name, threads};
 
 /// An ambient service-mesh data plane: waypoint and ztunnel in one binary.
 #[derive(Debug, Parser)]
@@ -33,7 +44,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a waypoint: terminate HBONE, apply routes, retries and L7 policy, forward over HBONE
     Waypoint(Box<WaypointCommand>),
-    /// Run a ztunnel for one workload: capture its traffic into HBONE and apply L4 policy
+    /// Run a ztunnel, for the pods of a node or for one workload: capture traffic into HBONE and
+    /// apply L4 policy. `proxy ztunnel`, as Istio's DaemonSet calls it, is the same without flags
     Ztunnel(Box<ZtunnelCommand>),
     /// Run the bookinfo mesh in one process on loopback addresses, and show what happens
     Demo(DemoCommand),
@@ -64,45 +76,6 @@ pub struct WaypointCommand {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub hbone: HboneArgs,
-}
-
-/// `cairn ztunnel`
-#[derive(Debug, Args)]
-pub struct ZtunnelCommand {
-    /// The pod or WorkloadEntry that this process serves; by default the one whose service account
-    /// is that of the certificate, if there is exactly one
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = resource_name, env = "CAIRN_WORKLOAD")]
-    pub workload: Option<ResourceName>,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub mesh: MeshArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub process: ProcessArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub listeners: ZtunnelListeners,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub hbone: HboneArgs,
-    /// Limit for a TCP connect to a workload
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = "Limits")]
-    pub connect_timeout: Duration,
-    /// With one direction of a connection ended, the other may be idle for this long
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, help_heading = "Limits")]
-    pub half_open_idle_timeout: Duration,
-    /// A SOCKS5 request must be complete after this time
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = "Limits")]
-    pub socks5_timeout: Duration,
-    /// A workload that the manifests do not hold (yet) is waited for this long
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Limits")]
-    pub workload_wait: Duration,
-    /// Connections open on a listener at a time; above it new ones wait
-    #[arg(long, value_name = "N", default_value_t = 16_384, help_heading = "Limits")]
-    pub max_connections: usize,
-    /// Connect to the workload from the client's address (needs CAP_NET_ADMIN and routing rules)
-    #[arg(long, env = "ENABLE_ORIG_SRC", help_heading = "Limits")]
-    pub preserve_source: bool,
 }
 
 /// Where the mesh is described.
@@ -140,26 +113,29 @@ pub struct NameArgs {
 #[command(next_help_heading = "Process")]
 pub struct ProcessArgs {
     /// Directory with cert-chain.pem, key.pem and roots.pem (as `cairn certs` makes them; Istio's
-    /// root-cert.pem is read as well). Reread when the files change
-    #[arg(long, value_name = "DIR", env = "CAIRN_IDENTITY_DIR")]
-    pub identity_dir: PathBuf,
+    /// root-cert.pem is read as well). Reread when the files change. For a ztunnel in shared mode,
+    /// the top of what `cairn certs` makes
+    #[arg(long, value_name = "DIR", required = true, env = "CAIRN_IDENTITY_DIR")]
+    pub identity_dir: Option<PathBuf>,
     /// After SIGTERM or SIGINT, requests in flight may finish for this long
     #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration, env = "CAIRN_DRAIN_DEADLINE")]
     pub drain_deadline: Duration,
-    /// Which requests and connections are logged to standard output: off, errors, all
+    /// Which requests and connections are logged to standard output: off, errors, all, debug (those
+    /// that open as well), or filter: as --log says for `access`, which is the default of a ztunnel
     #[arg(long, value_name = "WHICH", default_value = "errors", env = "CAIRN_ACCESS_LOG")]
     pub access_log: AccessLogMode,
     /// How: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "CAIRN_ACCESS_LOG_FORMAT")]
     pub access_log_format: AccessLogFormat,
     /// What is logged to standard error, as in `info,cairn::hbone=debug`
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG")]
+    #[arg(long, value_name = "FILTER", value_parser = log_filter, env = "RUST_LOG")]
     pub log: Option<String>,
     /// Log to standard error as JSON
-    #[arg(long)]
+    #[arg(long, env = "CAIRN_LOG_JSON")]
     pub log_json: bool,
-    /// Threads that carry traffic; by default one for each core
-    #[arg(long, value_name = "N", env = "CAIRN_WORKER_THREADS")]
+    /// Threads that carry traffic: a number, 0 for one for each core, or a share of the cores such
+    /// as 25%. By default one for each core; for a ztunnel, what Istio's takes
+    #[arg(long, value_name = "N", value_parser = threads, env = "CAIRN_WORKER_THREADS")]
     pub worker_threads: Option<usize>,
     /// Write the addresses that are listened on to this file, as JSON, once all of them are
     #[arg(long, value_name = "FILE")]
@@ -179,7 +155,7 @@ pub struct DemoCommand {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub interval: Duration,
     /// What is logged to standard error
-    #[arg(long, value_name = "FILTER", default_value = "warn", env = "RUST_LOG")]
+    #[arg(long, value_name = "FILTER", value_parser = log_filter, default_value = "warn", env = "RUST_LOG")]
     pub log: String,
 }
 
@@ -250,42 +226,6 @@ impl NameArgs {
             trust_domain: self.trust_domain.clone(),
             root_namespace: self.root_namespace.clone(),
             lenient,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn defaults_of_flags_are_the_defaults_of_rooms() {
-        let args = ["cairn", "waypoint", "--gateway", "ns/gw", "--manifests", "m", "--identity-dir", "i"];
-        let Command::Waypoint(waypoint) = Cli::try_parse_from(args).unwrap().command else { panic!("wrong command") };
-        let config = waypoint.limits.config(&waypoint.hbone);
-        assert_eq!(format!("{config:?}"), format!("{:?}", crate::waypoint::Config::default()));
-    }
-
-    #[test]
-    fn wrong_values_are_refused() {
-        let base = ["cairn", "waypoint", "--gateway", "ns/gw", "--manifests", "m", "--identity-dir", "i"];
-        for wrong in [
-            ["--hbone-address", "15008"],
-            ["--max-requests", "-1"],
-            ["--drain-deadline", "ten"],
-            ["--drain-deadline", "1.5s"],
-            ["--gateway", "no-namespace"],
-            ["--gateway", "a/b/c"],
-            ["--access-log", "some"],
-            ["--path-normalization", "ALL"],
-        ] {
-            assert!(Cli::try_parse_from(base.iter().chain(&wrong)).is_err(), "{wrong:?}");
         }
     }
 }

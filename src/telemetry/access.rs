@@ -1,10 +1,19 @@
 //! The access log: takes records from the data path and writes them elsewhere.
 
 use super::{
-    HttpRecord, Record, TcpRecord, counters,
+    HttpRecord, Record, TcpEvent, TcpRecord, counters,
     format::{write_json, write_text},
+    log::LogHandle,
 };
-use std::{fmt, io, str::FromStr, time::Duration};
+use std::{
+    fmt, io,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot};
 
 #[cfg(test)]
@@ -25,6 +34,37 @@ pub enum AccessLogMode {
     /// All.
     #[default]
     All,
+    /// All, and connections already when they open.
+    Debug,
+    /// As the filter of the diagnostic log says for the target `access` (see
+    /// [`AccessLog::governed_by`]).
+    Filter,
+}
+
+impl AccessLogMode {
+    const CODES: [Self; 5] = [Self::Off, Self::Errors, Self::All, Self::Debug, Self::Filter];
+}
+
+/// A mode that others may change while it is read.
+#[derive(Debug, Clone, Default)]
+pub struct SharedMode(Arc<AtomicU8>);
+
+impl SharedMode {
+    pub(super) fn new(mode: AccessLogMode) -> Self {
+        let shared = Self::default();
+        shared.set(mode);
+        shared
+    }
+
+    /// The mode now.
+    pub fn get(&self) -> AccessLogMode {
+        // Only ever set from a mode.
+        AccessLogMode::CODES.get(usize::from(self.0.load(Ordering::Relaxed))).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set(&self, mode: AccessLogMode) {
+        self.0.store(mode as u8, Ordering::Relaxed);
+    }
 }
 
 /// How records are written.
@@ -53,7 +93,9 @@ impl FromStr for AccessLogMode {
             "off" => Ok(Self::Off),
             "errors" => Ok(Self::Errors),
             "all" => Ok(Self::All),
-            other => Err(UnknownOption { given: other.into(), allowed: "off, errors, all" }),
+            "debug" => Ok(Self::Debug),
+            "filter" => Ok(Self::Filter),
+            other => Err(UnknownOption { given: other.into(), allowed: "off, errors, all, debug, filter" }),
         }
     }
 }
@@ -74,7 +116,7 @@ impl FromStr for AccessLogFormat {
 /// take in time is dropped and counted (`cairn_access_log_dropped_total`).
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    mode: AccessLogMode,
+    mode: SharedMode,
     sink: Sink,
 }
 
@@ -103,7 +145,7 @@ enum Message {
 impl AccessLog {
     /// Writes nothing.
     pub fn off() -> Self {
-        Self { mode: AccessLogMode::Off, sink: Sink::None }
+        Self { mode: SharedMode::new(AccessLogMode::Off), sink: Sink::None }
     }
 
     /// Writes to standard output.
@@ -125,21 +167,36 @@ impl AccessLog {
         }
         let (send, receive) = mpsc::channel(QUEUE);
         std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(receive, format, out))?;
-        Ok(Self { mode, sink: Sink::Writer(send) })
+        Ok(Self { mode: SharedMode::new(mode), sink: Sink::Writer(send) })
     }
 
     /// Hands every record over as it is, for tests and for the demo. Bounded like the writer.
     pub fn capture() -> (Self, mpsc::Receiver<Record>) {
         let (send, receive) = mpsc::channel(QUEUE);
-        (Self { mode: AccessLogMode::All, sink: Sink::Tap(send) }, receive)
+        (Self { mode: SharedMode::new(AccessLogMode::All), sink: Sink::Tap(send) }, receive)
     }
 
     /// Whether a record with this result would be written: ask before building one.
     pub fn wants(&self, failure: bool) -> bool {
-        match self.mode {
+        match self.mode.get() {
             AccessLogMode::Off => false,
             AccessLogMode::Errors => failure,
-            AccessLogMode::All => true,
+            AccessLogMode::All | AccessLogMode::Debug | AccessLogMode::Filter => true,
+        }
+    }
+
+    /// Whether a record of a connection that opens would be written.
+    pub fn wants_opened(&self) -> bool {
+        self.mode.get() == AccessLogMode::Debug
+    }
+
+    /// In mode [`Filter`](AccessLogMode::Filter), does what the filter of `log` says for the target
+    /// `access`, now and after changes: off, errors (warn and error), all (info), or debug.
+    #[must_use]
+    pub fn governed_by(self, log: &LogHandle) -> Self {
+        match self.mode.get() {
+            AccessLogMode::Filter => Self { mode: log.access(), ..self },
+            AccessLogMode::Off | AccessLogMode::Errors | AccessLogMode::All | AccessLogMode::Debug => self,
         }
     }
 
@@ -152,7 +209,11 @@ impl AccessLog {
 
     /// Records a connection.
     pub fn tcp(&self, record: TcpRecord) {
-        if self.wants(record.is_failure()) {
+        let wanted = match record.event {
+            TcpEvent::Opened => self.wants_opened(),
+            TcpEvent::Complete | TcpEvent::Refused => self.wants(record.is_failure()),
+        };
+        if wanted {
             self.send(Record::Tcp(Box::new(record)));
         }
     }

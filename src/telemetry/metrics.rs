@@ -1,19 +1,25 @@
 //! Metrics under Istio's names.
 //!
 //! Looking a metric up by its labels costs far more than counting, so whoever counts holds handles:
-//! [`RequestMetrics`] and [`TcpMetrics`] for one combination of labels, [`Counters`] for what has
-//! only a few. Rare events have plain functions.
+//! [`RequestMetrics`], [`TcpMetrics`] and [`DnsMetrics`] for one combination of labels, [`Counters`]
+//! and [`NodeCounters`] for what has only a few. Rare events have plain functions.
 
 mod labels;
+mod node;
 mod process;
 mod recorder;
+mod system;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels};
+pub use node::{DnsLabels, DnsMetrics, DnsProtocol, NodeCounters, OpenSocket, node_counters, on_demand_dns};
 pub use process::{
-    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, config_rejected, config_version, counters, handshake_failure,
+    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters, handshake_failure,
 };
+pub use system::report_runtimes;
+pub use text::MetricsFormat;
 
 use recorder::Recorder;
 use std::sync::OnceLock;
@@ -25,9 +31,16 @@ const DURATION_BUCKETS: [f64; 20] = [
 ];
 const BYTES_BUCKETS: [f64; 10] = [100., 500., 1_000., 5_000., 10_000., 50_000., 100_000., 500_000., 1_000_000., 10_000_000.];
 
+/// ztunnel's boundaries, seconds.
+const DNS_BUCKETS: [f64; 6] = [0.0005, 0.001, 0.01, 0.1, 1., 5.];
+
 /// The boundaries of a histogram, by its name.
 fn bounds(name: &str) -> &'static [f64] {
-    if name == labels::REQUEST_DURATION { &DURATION_BUCKETS } else { &BYTES_BUCKETS }
+    match name {
+        labels::REQUEST_DURATION => &DURATION_BUCKETS,
+        node::DNS_DURATION => &DNS_BUCKETS,
+        _ => &BYTES_BUCKETS,
+    }
 }
 
 /// Reads the process's metrics.
@@ -35,9 +48,9 @@ fn bounds(name: &str) -> &'static [f64] {
 pub struct MetricsHandle(Recorder);
 
 impl MetricsHandle {
-    /// All metrics in Prometheus's text format.
-    pub fn render(&self) -> String {
-        self.0.render()
+    /// All metrics as text.
+    pub fn render(&self, format: MetricsFormat) -> String {
+        self.0.render(format, system::sample())
     }
 
     /// What `resolve` resolves, counted apart from the process.

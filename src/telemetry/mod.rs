@@ -11,10 +11,11 @@ pub mod log;
 mod metrics;
 mod record;
 
-pub use access::{AccessLog, AccessLogFormat, AccessLogMode, UnknownOption};
+pub use access::{AccessLog, AccessLogFormat, AccessLogMode, SharedMode, UnknownOption};
 pub use flag::ResponseFlag;
 pub use metrics::{
-    Counters, HandshakeFailure, MetricsHandle, OpenTunnel, PodCounters, Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels,
-    TcpMetrics, WorkloadLabels, cert_reload, config_rejected, config_version, counters, handshake_failure, install,
+    Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, NodeCounters, OpenSocket, OpenTunnel, PodCounters,
+    Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels, cert_reload, component,
+    config_rejected, config_version, counters, handshake_failure, install, node_counters, on_demand_dns, report_runtimes,
 };
 pub use record::{Direction, HttpRecord, Record, TcpEvent, TcpParty, TcpRecord};

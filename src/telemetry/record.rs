@@ -191,6 +191,8 @@ impl TcpParty {
 /// What a [`TcpRecord`] tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TcpEvent {
+    /// The connection is known and goes on: who and where, nothing counted yet.
+    Opened,
     /// The connection has ended, well or badly.
     Complete,
     /// It was refused before it was known whose it is: only addresses and the error are printed.

@@ -1,6 +1,9 @@
 //! One connection as it is reported: opened once, counted while it lasts, ended once.
 
-use super::shared::Shared;
+use super::{
+    open::{Listed, Open},
+    shared::Shared,
+};
 use crate::{
     hbone::Baggage,
     model::{Identity, Kind, Name, Service, Workload},
@@ -46,6 +49,8 @@ pub(super) struct About<'a> {
     pub(super) service: Option<&'a Service>,
     /// The authority of the CONNECT.
     pub(super) hbone_addr: Option<Name>,
+    /// As it is listed while it is open.
+    pub(super) open: Open,
 }
 
 impl<'a> Party<'a> {
@@ -142,7 +147,7 @@ pub(super) struct Connection {
     log: AccessLog,
     started: Instant,
     // Taken at the end.
-    open: Option<Box<(TcpRecord, TcpMetrics)>>,
+    open: Option<Box<(TcpRecord, TcpMetrics, Listed)>>,
 }
 
 impl Connection {
@@ -151,7 +156,11 @@ impl Connection {
         // Whoever comes first starts the collection.
         counters();
         let metrics = TcpMetrics::open(&about.labels());
-        Self { log: shared.log.clone(), started, open: Some(Box::new((about.record(), metrics))) }
+        let listed = shared.open.list_one(about.open.clone());
+        if shared.log.wants_opened() {
+            shared.log.tcp(TcpRecord { event: TcpEvent::Opened, ..about.record() });
+        }
+        Self { log: shared.log.clone(), started, open: Some(Box::new((about.record(), metrics, listed))) }
     }
 
     /// Copies until both directions have ended, and counts. Dropping the future ends nothing: the
@@ -165,7 +174,7 @@ impl Connection {
     }
 
     fn moved(&mut self, direction: Direction, bytes: u64) {
-        let Some((record, metrics)) = self.open.as_deref_mut() else { return };
+        let Some((record, metrics, _)) = self.open.as_deref_mut() else { return };
         // The record tells what the reporter's own pod sent and received; the metrics, what the server did.
         match (direction, record.direction) {
             (Direction::Upstream, Reported::Outbound) | (Direction::Downstream, Reported::Inbound) => record.bytes_sent += bytes,
@@ -198,7 +207,7 @@ impl Connection {
     }
 
     fn finish(&mut self, flag: ResponseFlag, error: Option<Cow<'static, str>>) {
-        let Some((mut record, metrics)) = self.open.take().map(|open| *open) else { return };
+        let Some((mut record, metrics, _)) = self.open.take().map(|open| *open) else { return };
         metrics.close(flag);
         (record.time, record.duration, record.flag, record.error) = (SystemTime::now(), self.started.elapsed(), flag, error);
         self.log.tcp(record);

@@ -3,6 +3,7 @@
 use super::{
     admit::{self, Admitted, Here, Refusal},
     connection::{self, About, Connection, Party},
+    open::Open,
     relay::relay,
     shared::Shared,
     tracker::{Subject, Tracked},
@@ -170,7 +171,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
     let baggage = Baggage::read(connect.headers());
     let here = Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own };
     let named = || forwarded_host(connect.headers()).and_then(|host| admit::named_service(snapshot, here, host));
-    let service: Option<Arc<Service>> = admitted.service.or_else(named);
+    let service: Option<Arc<Service>> = admitted.service.clone().or_else(named);
     let about = About {
         direction: Reported::Inbound,
         source: Party {
@@ -182,6 +183,12 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
         destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&local.workload.identity) },
         service: service.as_deref(),
         hbone_addr: Some(connect.authority().into()),
+        open: Open::Inbound {
+            src: tunnel.peer,
+            service: service.as_ref().map(|s| s.key.hostname.name()),
+            actual_dst: admitted.address,
+            is_hbone: true,
+        },
     };
     Connection::open(shared, &about, started)
 }

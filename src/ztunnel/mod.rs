@@ -6,9 +6,11 @@
 
 mod admit;
 mod connection;
+mod identities;
 mod inbound;
 mod names;
 mod node;
+mod open;
 mod outbound;
 mod own;
 mod plaintext;
@@ -21,6 +23,7 @@ mod socks5;
 mod tests;
 mod tracker;
 
+pub use identities::follow_identities;
 pub use node::{Node, NodeConfig, PodProxy, SourcePreservation};
 pub use own::OwnPorts;
 pub use pods::{
@@ -36,8 +39,9 @@ use crate::{
     telemetry::AccessLog,
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
+use open::OpenConnections;
 use shared::Shared;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// What can be set on a ztunnel.
@@ -117,10 +121,36 @@ pub struct Listeners {
     pub socks5: Option<TcpListener>,
 }
 
+/// Listeners on their way to another runtime.
+#[derive(Debug)]
+pub struct DetachedListeners([Option<std::net::TcpListener>; 4]);
+
 impl Listeners {
+    /// Takes them out of this runtime.
+    ///
+    /// # Errors
+    /// When the system refuses; all of them are closed.
+    pub fn detach(self) -> io::Result<DetachedListeners> {
+        let Self { inbound, plaintext, outbound, socks5 } = self;
+        let detach = |listener: Option<TcpListener>| listener.map(TcpListener::into_std).transpose();
+        Ok(DetachedListeners([detach(inbound)?, detach(plaintext)?, detach(outbound)?, detach(socks5)?]))
+    }
+
     fn own_ports(&self) -> OwnPorts {
         let all = [&self.inbound, &self.plaintext, &self.outbound, &self.socks5];
         OwnPorts::new(all.into_iter().flatten().filter_map(|l| l.local_addr().ok()).map(canonical).collect())
+    }
+}
+
+impl DetachedListeners {
+    /// Puts them into the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system refuses; all of them are closed.
+    pub fn attach(self) -> io::Result<Listeners> {
+        let [inbound, plaintext, outbound, socks5] = self.0;
+        let attach = |listener: Option<std::net::TcpListener>| listener.map(TcpListener::from_std).transpose();
+        Ok(Listeners { inbound: attach(inbound)?, plaintext: attach(plaintext)?, outbound: attach(outbound)?, socks5: attach(socks5)? })
     }
 }
 
@@ -134,6 +164,7 @@ pub struct Ztunnel {
     log: AccessLog,
     sockets: Sockets,
     workers: Workers,
+    open: Arc<OpenConnections>,
 }
 
 impl Ztunnel {
@@ -147,13 +178,18 @@ impl Ztunnel {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers }
+        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers, open: Arc::default() }
     }
 
     /// The same, with sockets of this kind for all that it opens.
     #[must_use]
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// The same, with its connections in this list.
+    fn listed_in(self, open: Arc<OpenConnections>) -> Self {
+        Self { open, ..self }
     }
 
     /// Serves the listeners until `drain` is signalled; connections then go on until they are done
@@ -172,10 +208,10 @@ impl Ztunnel {
     }
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
-        let Self { config, local, certs, mesh, log, sockets, workers } = self;
+        let Self { config, local, certs, mesh, log, sockets, workers, open } = self;
         let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
-        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), drain }
+        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), open, drain }
     }
 }
 

@@ -1,11 +1,13 @@
 //! All pods of a node: each with listeners in its own network namespace.
 
-use super::{Config, Listeners, Local, Ztunnel};
+use super::{Config, Connections, Listeners, Local, RunningProxy, StartProxy, Ztunnel, open::OpenConnections};
 use crate::{
-    runtime::{DrainTrigger, DrainWatch, Place, Workers, drain},
+    control::zds::{Pod, PodInfo},
+    model::ResourceName,
+    runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, SnapshotHandle},
     telemetry::AccessLog,
-    transport::{CertSource, Netns, Sockets, listener::ListenOptions},
+    transport::{CertSource, Sockets, listener::ListenOptions},
 };
 use std::{
     fs, io,
@@ -58,16 +60,27 @@ pub struct Node {
     log: AccessLog,
 }
 
-/// The proxy of one pod. Dropped, it is forced to its end.
+/// The proxy of one pod.
 #[derive(Debug)]
 pub struct PodProxy {
-    drain: DrainTrigger,
+    open: Arc<OpenConnections>,
 }
 
-impl PodProxy {
-    /// How it is told to end, and found to have ended.
-    pub fn drain(&self) -> &DrainTrigger {
-        &self.drain
+impl RunningProxy for PodProxy {
+    fn connections(&self) -> Connections {
+        self.open.list()
+    }
+}
+
+impl StartProxy for Node {
+    type Proxy = PodProxy;
+
+    /// Listens inside of the pod, on a worker that it keeps.
+    async fn start(&self, pod: &Pod, drain: DrainWatch) -> io::Result<PodProxy> {
+        let PodInfo { name, namespace, service_account } = pod.info.clone();
+        let local = Local { name: ResourceName { namespace, name }, service_account };
+        let sockets = self.config.sockets.inside(pod.netns.clone());
+        self.serve(local, drain, move |node| node.in_pod(&sockets)).await
     }
 }
 
@@ -83,24 +96,14 @@ impl Node {
         Self { config, certs, mesh, workers, log }
     }
 
-    /// Starts the proxy of a pod; its listeners are bound when this returns. Cancel safe: an unfinished
-    /// start leaves nothing behind.
-    ///
-    /// # Errors
-    /// When the pod's namespace cannot be entered, or a listener cannot be bound there.
-    pub async fn start(&self, local: Local, netns: Arc<Netns>) -> io::Result<PodProxy> {
-        let sockets = self.config.sockets.inside(netns);
-        self.serve(local, move |node| node.in_pod(&sockets)).await
-    }
-
     /// Starts the proxy of this process's own pod: 15008 in its own namespace, by which its metrics are
     /// reached through the mesh.
     ///
     /// # Errors
     /// When the listener cannot be bound.
-    pub async fn start_own(&self, local: Local) -> io::Result<PodProxy> {
+    pub async fn start_own(&self, local: Local, drain: DrainWatch) -> io::Result<PodProxy> {
         let sockets = self.config.sockets.clone();
-        self.serve(local, move |node| {
+        self.serve(local, drain, move |node| {
             let inbound = sockets.listen(SocketAddr::new(node.wildcard(&sockets), INBOUND), ListenOptions::default())?;
             let listeners = Listeners { inbound: Some(inbound), ..Listeners::default() };
             Ok(Bound { listeners, sockets: sockets.clone(), preserve_source: false })
@@ -108,32 +111,40 @@ impl Node {
         .await
     }
 
-    async fn serve(&self, local: Local, bind: impl FnOnce(&Self) -> io::Result<Bound> + Send + 'static) -> io::Result<PodProxy> {
-        let (trigger, watch) = drain::new();
+    /// Binds and serves; listeners are bound when this returns. Cancel safe: an unfinished start leaves
+    /// nothing behind.
+    async fn serve(
+        &self,
+        local: Local,
+        drain: DrainWatch,
+        bind: impl FnOnce(&Self) -> io::Result<Bound> + Send + 'static,
+    ) -> io::Result<PodProxy> {
         let (report, bound) = oneshot::channel();
-        let node = self.clone();
+        let (node, guard, open) = (self.clone(), drain.guard(), Arc::<OpenConnections>::default());
+        let listed = open.clone();
         // Made where they are served: a socket belongs to the runtime that it was made in.
         self.workers.for_connection().spawn(|home| async move {
             match bind(&node) {
                 Ok(bound) => {
                     if report.send(Ok(())).is_ok() {
-                        node.run(local, bound, home, watch).await;
+                        node.run(local, bound, home, drain, listed).await;
                     }
                 }
                 Err(error) => drop(report.send(Err(error))),
             }
+            drop(guard);
         });
         bound.await.map_err(|_| io::Error::other("the worker has ended"))??;
-        Ok(PodProxy { drain: trigger })
+        Ok(PodProxy { open })
     }
 
-    async fn run(self, local: Local, bound: Bound, home: Place, drain: DrainWatch) {
+    async fn run(self, local: Local, bound: Bound, home: Place, drain: DrainWatch, open: Arc<OpenConnections>) {
         let Bound { listeners, sockets, preserve_source } = bound;
         let mut config = self.config.ztunnel.clone();
         if config.preserve_source != preserve_source {
             config = Arc::new(Config { preserve_source, ..(*config).clone() });
         }
-        let ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log).with_sockets(sockets);
+        let ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log).with_sockets(sockets).listed_in(open);
         ztunnel.serve(listeners, home, drain).await;
     }
 

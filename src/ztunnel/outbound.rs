@@ -2,6 +2,7 @@
 
 use super::{
     connection::{self, About, Connection, Party},
+    open::{Open, Protocol},
     relay::relay,
     resolve::{self, NextHop, Resolved, Source, Unresolved},
     shared::Shared,
@@ -169,7 +170,7 @@ pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: S
     };
     let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
     let source = Source { workload: &local.workload, own: &shared.own };
-    let client = Client { shared, place, workload: &local.workload, app };
+    let client = Client { shared, place, workload: &local.workload, app, dst };
     let mut tried: Vec<Arc<UpstreamEndpoint>> = Vec::new();
     let mut failed: Option<(Resolved, OpenError)> = None;
     while tried.len() < TRIES && failed.as_ref().is_none_or(|(_, error)| error.is_worth_another()) {
@@ -208,6 +209,7 @@ struct Client<'a> {
     place: &'a Place,
     workload: &'a Workload,
     app: SocketAddr,
+    dst: SocketAddr,
 }
 
 /// A connection to the next hop, which may have got its address only now.
@@ -305,6 +307,16 @@ impl<'a> Client<'a> {
             },
             service: resolved.service.as_deref(),
             hbone_addr: tunnel.map(|t| t.authority.to_string().into()),
+            open: Open::Outbound {
+                src: self.app,
+                original_dst: self.dst,
+                actual_dst: resolved.next.address(),
+                protocol: match &resolved.next {
+                    NextHop::Gateway { .. } => Protocol::DoubleHbone,
+                    NextHop::Waypoint { .. } | NextHop::Hbone { .. } => Protocol::Hbone,
+                    NextHop::Plain { .. } | NextHop::Passthrough { .. } => Protocol::Tcp,
+                },
+            },
         }
     }
 }

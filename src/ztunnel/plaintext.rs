@@ -4,6 +4,7 @@
 use super::{
     connection::{self, About, Connection, Party},
     inbound::to_workload,
+    open::Open,
     relay::relay,
     shared::Shared,
     tracker::{Subject, Tracked},
@@ -85,6 +86,7 @@ fn open(
         destination: Party { addr: dst, workload: Some(&local.workload), baggage: None, identity: None },
         service: None,
         hbone_addr: None,
+        open: Open::Inbound { src: peer, service: None, actual_dst: dst, is_hbone: false },
     };
     Connection::open(shared, &about, started)
 }

@@ -1,6 +1,6 @@
 //! What all connections of a proxied workload share, and what is done for them in the background.
 
-use super::{Config, Local, own::OwnPorts, tracker};
+use super::{Config, Local, open::OpenConnections, own::OwnPorts, tracker};
 use crate::{
     hbone,
     runtime::{DrainWatch, Place},
@@ -25,6 +25,7 @@ pub(super) struct Shared {
     pub(super) pools: Box<[hbone::Pool]>,
     pub(super) own: OwnPorts,
     pub(super) tracker: Arc<Tracker>,
+    pub(super) open: Arc<OpenConnections>,
     pub(super) drain: DrainWatch,
 }
 

@@ -81,6 +81,24 @@ async fn wrong_usage_and_configuration_are_status_two_and_say_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_ztunnel_that_cannot_do_what_its_environment_asks_does_not_start() {
+    let rows = [
+        (vec![("XDS_ADDRESS", "istiod:15012")], "there is no xDS client yet (XDS_ADDRESS=istiod:15012)"),
+        (vec![("LOCAL_XDS", "workloads: []"), ("CA_ADDRESS", "istiod:15012")], "there is no CA client yet (CA_ADDRESS=istiod:15012)"),
+        (vec![("TLS12_ENABLED", "true")], "TLS12_ENABLED=\"true\": "),
+        (vec![("KEEPALIVE_TIME", "soon")], "KEEPALIVE_TIME=\"soon\": "),
+    ];
+    for (variables, says) in rows {
+        let mut command = cairn();
+        command.args(["proxy", "ztunnel"]).envs(variables);
+        let output = run(command).await;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.starts_with("cairn: ") && errors.contains(says), "{errors}");
+    }
+}
+
+#[tokio::test]
 async fn an_invalid_manifest_is_fatal_at_start_unless_lenient() {
     let dir = tempfile::tempdir().unwrap();
     let net = Net::new();

@@ -69,6 +69,20 @@ pub(super) fn documents(piece: &[u8]) -> Vec<Result<Node, Broken>> {
     })
 }
 
+/// Reads the one YAML or JSON document of a text, which need not be a manifest, without its places;
+/// null when it says nothing.
+///
+/// # Errors
+/// When it cannot be read, or there are several; with the place.
+pub fn parse_document(text: &str) -> Result<serde_json::Value, String> {
+    match &documents(text.as_bytes())[..] {
+        [] => Ok(serde_json::Value::Null),
+        [Ok(node)] => Ok(node.json()),
+        [Err(broken), ..] => Err(format!("line {}, column {}: {}", broken.at.line, broken.at.column, broken.message)),
+        [Ok(_), ..] => Err("more than one document".to_owned()),
+    }
+}
+
 /// Files are far below 4 GiB.
 fn place(line: usize, column: usize) -> Position {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

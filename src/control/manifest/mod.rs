@@ -36,6 +36,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub use documents::parse_document;
 pub use located::Located;
 pub use route::parse_duration;
 pub use source::{Batch, Config, Loaded, ManifestSource, load};

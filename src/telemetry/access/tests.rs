@@ -1,5 +1,5 @@
 use super::*;
-use crate::telemetry::ResponseFlag;
+use crate::telemetry::{Direction, ResponseFlag, TcpParty};
 use http::StatusCode;
 use std::{
     io::Write,
@@ -71,7 +71,7 @@ fn a_stuck_output_costs_lines_and_never_time() {
     for _ in 0..QUEUE * 2 {
         log.http(record(StatusCode::OK));
     }
-    let text = crate::telemetry::install().render();
+    let text = crate::telemetry::install().render(crate::telemetry::MetricsFormat::Prometheus);
     let dropped = text.lines().find_map(|l| l.strip_prefix("cairn_access_log_dropped_total ")).unwrap();
     assert!(dropped.parse::<usize>().unwrap() >= QUEUE - BATCH, "{dropped}");
     drop(release);
@@ -90,6 +90,34 @@ fn options_are_read_from_words() {
     assert_eq!("errors".parse(), Ok(AccessLogMode::Errors));
     assert_eq!("json".parse(), Ok(AccessLogFormat::Json));
     let error = "loud".parse::<AccessLogMode>().unwrap_err();
-    assert_eq!(error.to_string(), "\"loud\" is not one of off, errors, all");
+    assert_eq!(error.to_string(), "\"loud\" is not one of off, errors, all, debug, filter");
     assert!(!AccessLog::off().wants(true));
+    assert_eq!("filter".parse(), Ok(AccessLogMode::Filter));
+}
+
+#[tokio::test]
+async fn connections_that_open_are_written_in_mode_debug_only() {
+    let opened = || TcpRecord {
+        event: TcpEvent::Opened,
+        time: SystemTime::UNIX_EPOCH,
+        source: TcpParty::new("127.0.0.1:1".parse().unwrap()),
+        destination: TcpParty::new("127.0.0.1:2".parse().unwrap()),
+        hbone_addr: None,
+        destination_service: None,
+        direction: Direction::Inbound,
+        bytes_sent: 0,
+        bytes_recv: 0,
+        duration: Duration::ZERO,
+        flag: ResponseFlag::None,
+        error: None,
+    };
+    for (mode, lines) in [(AccessLogMode::All, 1), (AccessLogMode::Debug, 2), (AccessLogMode::Errors, 0)] {
+        let out = Shared::default();
+        let log = AccessLog::to_writer(mode, AccessLogFormat::Text, out.clone()).unwrap();
+        log.tcp(opened());
+        log.tcp(TcpRecord { event: TcpEvent::Complete, ..opened() });
+        log.flush(Duration::from_secs(10)).await;
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), lines, "{mode:?}: {text}");
+    }
 }

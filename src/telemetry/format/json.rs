@@ -66,7 +66,7 @@ impl Serialize for Tcp<'_> {
         map.serialize_entry("time", &Shown(Timestamp { time: r.time, digits: 6 }))?;
         map.serialize_entry("scope", "access")?;
         map.serialize_entry("message", message)?;
-        let whole = r.event == TcpEvent::Complete;
+        let whole = r.event != TcpEvent::Refused;
         map.serialize_entry("src.addr", &Shown(r.source.addr))?;
         if whole {
             party(&mut map, &r.source, ["src.workload", "src.namespace", "src.identity", "src.cluster"])?;
@@ -78,7 +78,7 @@ impl Serialize for Tcp<'_> {
             party(&mut map, &r.destination, ["dst.workload", "dst.namespace", "dst.identity", "dst.cluster"])?;
         }
         map.serialize_entry("direction", r.direction.as_str())?;
-        if whole {
+        if r.event == TcpEvent::Complete {
             map.serialize_entry("bytes_sent", &r.bytes_sent)?;
             map.serialize_entry("bytes_recv", &r.bytes_recv)?;
             map.serialize_entry("duration", &format_args!("{}ms", millis(r.duration)))?;

@@ -122,6 +122,51 @@ fn a_connection_reads_like_one_of_ztunnel() {
     );
 }
 
+/// With everything that can be known.
+fn full() -> TcpRecord {
+    let c = connection();
+    let identity = Some("spiffe://cluster.local/ns/bookinfo/sa/ratings".parse().unwrap());
+    TcpRecord {
+        source: TcpParty { cluster: Some("east".into()), ..c.source },
+        destination: TcpParty { identity, cluster: Some("west".into()), ..c.destination },
+        direction: Direction::Outbound,
+        flag: ResponseFlag::Connect,
+        error: Some("http status: 503 Service Unavailable".into()),
+        ..c
+    }
+}
+
+#[test]
+fn all_fields_of_a_connection_stand_in_the_order_of_ztunnel() {
+    let parties = "src.addr=127.66.0.2:41000 src.workload=\"curl\" src.namespace=\"bookinfo\" \
+         src.identity=\"spiffe://cluster.local/ns/bookinfo/sa/curl\" src.cluster=\"east\" dst.addr=127.66.0.41:15008 \
+         dst.hbone_addr=127.66.0.41:9080 dst.service=\"ratings.bookinfo.svc.cluster.local\" dst.workload=\"ratings-v1\" \
+         dst.namespace=\"bookinfo\" dst.identity=\"spiffe://cluster.local/ns/bookinfo/sa/ratings\" dst.cluster=\"west\" \
+         direction=\"outbound\"";
+    assert_eq!(
+        text(Record::Tcp(full().into())),
+        format!(
+            "2023-11-14T22:13:20.123000Z\terror\taccess\tconnection complete\t{parties} bytes_sent=175 bytes_recv=84 duration=\"12ms\" \
+             error=\"http status: 503 Service Unavailable\"\n"
+        )
+    );
+    let opened = TcpRecord { event: TcpEvent::Opened, flag: ResponseFlag::None, error: None, ..full() };
+    assert_eq!(
+        text(Record::Tcp(opened.clone().into())),
+        format!("2023-11-14T22:13:20.123000Z\tdebug\taccess\tconnection opened\t{parties}\n")
+    );
+    let keys = |record: TcpRecord| {
+        let line = json(Record::Tcp(record.into()));
+        let keys =
+            line.split("\",\"").flat_map(|part| part.split(",\"")).map(|part| part.split("\":").next().unwrap_or_default().to_owned());
+        keys.map(|key| key.trim_start_matches("{\"").to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    let head = "level time scope message src.addr src.workload src.namespace src.identity src.cluster dst.addr dst.hbone_addr dst.service \
+         dst.workload dst.namespace dst.identity dst.cluster direction";
+    assert_eq!(keys(full()), format!("{head} bytes_sent bytes_recv duration error"));
+    assert_eq!(keys(opened), head);
+}
+
 #[test]
 fn a_failed_connection_is_an_error_and_a_refused_one_a_short_warning() {
     let failed = TcpRecord { flag: ResponseFlag::Denied, error: Some("policy \"x\"".into()), ..connection() };

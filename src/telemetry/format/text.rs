@@ -72,13 +72,17 @@ fn tcp(r: &TcpRecord, out: &mut Vec<u8>) -> io::Result<()> {
         }
         field(" dst.service", r.destination_service.as_deref(), out)
     })?;
-    write!(out, " direction=\"{}\" bytes_sent={} bytes_recv={}", r.direction.as_str(), r.bytes_sent, r.bytes_recv)?;
-    write!(out, " duration=\"{}ms\"", millis(r.duration))?;
+    write!(out, " direction=\"{}\"", r.direction.as_str())?;
+    if r.event == TcpEvent::Opened {
+        return Ok(());
+    }
+    write!(out, " bytes_sent={} bytes_recv={} duration=\"{}ms\"", r.bytes_sent, r.bytes_recv, millis(r.duration))?;
     field(" error", r.error.as_deref(), out)
 }
 
 pub(super) fn level_and_message(r: &TcpRecord) -> (&'static str, &'static str) {
     match r.event {
+        TcpEvent::Opened => ("debug", "connection opened"),
         TcpEvent::Refused => ("warn", "connection failed"),
         TcpEvent::Complete if r.is_failure() => ("error", "connection complete"),
         TcpEvent::Complete => ("info", "connection complete"),

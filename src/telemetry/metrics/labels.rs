@@ -11,7 +11,10 @@ const RESPONSE_BYTES: &str = "istio_response_bytes";
 const RESPONSE_FLAGS: &str = "response_flags";
 
 /// What Istio's queries expect where nothing is known.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// The revision of what has none, for Envoy.
+const LATEST: &str = "latest";
 
 /// Who reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +28,7 @@ pub enum Reporter {
 }
 
 impl Reporter {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Waypoint => "waypoint",
             Self::Source => "source",
@@ -44,7 +47,7 @@ pub enum SecurityPolicy {
 }
 
 /// One end of a request or connection. Empty texts are printed as `unknown`, an empty canonical
-/// revision as `latest`.
+/// revision by a waypoint as `latest`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the fields are the labels' own names")]
 pub struct WorkloadLabels<'a> {
@@ -149,7 +152,7 @@ impl RequestLabels<'_> {
     fn list(&self) -> Vec<Label> {
         let mut out = Vec::with_capacity(25);
         out.push(Label::from_static_parts("reporter", self.reporter.as_str()));
-        source(&mut out, &self.source);
+        source(&mut out, &self.source, LATEST);
         let d = &self.destination;
         text(&mut out, "destination_workload", d.workload);
         text(&mut out, "destination_workload_namespace", d.namespace);
@@ -158,7 +161,7 @@ impl RequestLabels<'_> {
         text(&mut out, "destination_version", d.version);
         text(&mut out, "destination_service", self.service);
         text(&mut out, "destination_canonical_service", d.canonical_service);
-        text(&mut out, "destination_canonical_revision", or_latest(d.canonical_revision));
+        text(&mut out, "destination_canonical_revision", or(d.canonical_revision, LATEST));
         text(&mut out, "destination_service_name", self.service_name);
         text(&mut out, "destination_service_namespace", self.service_namespace);
         text(&mut out, "destination_cluster", d.cluster);
@@ -251,14 +254,19 @@ impl TcpLabels<'_> {
     fn list(&self) -> Vec<Label> {
         let mut out = Vec::with_capacity(28);
         out.push(Label::from_static_parts("reporter", self.reporter.as_str()));
-        source(&mut out, &self.source);
+        // Envoy says `latest` where ztunnel says `unknown`.
+        let revision = match self.reporter {
+            Reporter::Waypoint => LATEST,
+            Reporter::Source | Reporter::Destination => UNKNOWN,
+        };
+        source(&mut out, &self.source, revision);
         let d = &self.destination;
         text(&mut out, "destination_service", self.service);
         text(&mut out, "destination_service_namespace", self.service_namespace);
         text(&mut out, "destination_service_name", self.service_name);
         text(&mut out, "destination_workload", d.workload);
         text(&mut out, "destination_canonical_service", d.canonical_service);
-        text(&mut out, "destination_canonical_revision", or_latest(d.canonical_revision));
+        text(&mut out, "destination_canonical_revision", or(d.canonical_revision, revision));
         text(&mut out, "destination_workload_namespace", d.namespace);
         text(&mut out, "destination_principal", d.principal);
         text(&mut out, "destination_app", d.app);
@@ -288,10 +296,11 @@ fn flagged(mut labels: Vec<Label>, flag: ResponseFlag) -> Vec<Label> {
     labels
 }
 
-fn source(out: &mut Vec<Label>, source: &WorkloadLabels<'_>) {
+/// `revision` stands where none is known.
+pub(super) fn source(out: &mut Vec<Label>, source: &WorkloadLabels<'_>, revision: &str) {
     text(out, "source_workload", source.workload);
     text(out, "source_canonical_service", source.canonical_service);
-    text(out, "source_canonical_revision", or_latest(source.canonical_revision));
+    text(out, "source_canonical_revision", or(source.canonical_revision, revision));
     text(out, "source_workload_namespace", source.namespace);
     text(out, "source_principal", source.principal);
     text(out, "source_app", source.app);
@@ -299,10 +308,10 @@ fn source(out: &mut Vec<Label>, source: &WorkloadLabels<'_>) {
     text(out, "source_cluster", source.cluster);
 }
 
-fn text(out: &mut Vec<Label>, name: &'static str, value: &str) {
+pub(super) fn text(out: &mut Vec<Label>, name: &'static str, value: &str) {
     out.push(if value.is_empty() { Label::from_static_parts(name, UNKNOWN) } else { Label::new(name, value.to_owned()) });
 }
 
-fn or_latest(revision: &str) -> &str {
-    if revision.is_empty() { "latest" } else { revision }
+fn or<'a>(revision: &'a str, missing: &'a str) -> &'a str {
+    if revision.is_empty() { missing } else { revision }
 }

@@ -159,7 +159,12 @@ pub fn cert_reload(ok: bool) {
     counter!("cairn_cert_reloads_total", "result" => if ok { "ok" } else { "failed" }).increment(1);
 }
 
-/// Help texts, and `istio_build`, which is constant.
+/// Tells which version runs as what: `istio_build{component,tag}`.
+pub fn component(name: &'static str) {
+    gauge!("istio_build", "component" => name, "tag" => env!("CARGO_PKG_VERSION")).set(1);
+}
+
+/// Help texts.
 pub(super) fn describe() {
     describe_counter!("istio_requests_total", "Requests by source, destination, status and flag");
     describe_counter!("istio_tcp_connections_opened_total", "Connections opened");
@@ -178,5 +183,13 @@ pub(super) fn describe() {
     describe_counter!("cairn_handshake_failures_total", "Handshakes with peers that failed");
     describe_counter!("cairn_cert_reloads_total", "Attempts to load a new certificate");
     describe_counter!("cairn_access_log_dropped_total", "Access log lines dropped because the output was too slow");
-    gauge!("istio_build", "component" => "cairn", "tag" => env!("CARGO_PKG_VERSION")).set(1);
+    describe_gauge!("istio_build", "Version of the program");
+    describe_gauge!("process_open_fds", "Descriptors open now");
+    describe_gauge!("process_max_fds", "Descriptors that may be open");
+    describe_gauge!("tokio_num_workers", "Threads that carry traffic");
+    describe_gauge!("tokio_global_queue_depth", "Tasks that wait for any of those threads");
+    describe_gauge!("tokio_num_alive_tasks", "Tasks that live on those threads");
+    describe_counter!("tokio_worker_total_busy_duration_seconds_total", "Time that a thread was busy");
+    describe_counter!("tokio_worker_park_count_total", "Times that a thread went to sleep");
+    describe_counter!("tokio_worker_park_unpark_count_total", "Times that a thread went to sleep and woke up");
 }

@@ -3,10 +3,13 @@
 //! Histograms have fixed boundaries, so a sample costs two additions wherever it comes from, and a
 //! series has the same size whether it is scraped or not.
 
+use super::{
+    system::Sampled,
+    text::{MetricsFormat, Text},
+};
 use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
 use std::{
     collections::BTreeMap,
-    fmt::{self, Write as _},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -124,9 +127,9 @@ impl Recorder {
         lock(&self.0.help).insert(name.as_str().to_owned(), text);
     }
 
-    /// All metrics in Prometheus's text format (exposition format 0.0.4).
-    pub(super) fn render(&self) -> String {
-        let mut text = Text { out: String::new(), help: lock(&self.0.help).clone(), name: None };
+    /// All metrics as text, and families that are not counted but looked up.
+    pub(super) fn render(&self, format: MetricsFormat, sampled: Vec<Sampled>) -> String {
+        let mut text = Text::new(format, lock(&self.0.help).clone());
         // Counting, and finding series, goes on while the text is made.
         for (key, count) in lock(&self.0.counters).clone() {
             text.family(&key, "counter");
@@ -147,7 +150,13 @@ impl Recorder {
             text.line(&key, "_sum", None, buckets.sum.get());
             text.line(&key, "_count", None, count);
         }
-        text.out
+        for Sampled { kind, series } in sampled {
+            for (key, value) in series {
+                text.family(&key, kind);
+                text.line(&key, "", None, value);
+            }
+        }
+        text.finish()
     }
 }
 
@@ -158,64 +167,6 @@ fn series<T>(all: &Mutex<Series<T>>, key: &Key, new: impl FnOnce() -> T) -> Arc<
         return known.clone();
     }
     all.entry(Arc::new(key.clone())).or_insert_with(|| Arc::new(new())).clone()
-}
-
-struct Text {
-    out: String,
-    help: BTreeMap<String, SharedString>,
-    // Of the family that is being written.
-    name: Option<String>,
-}
-
-impl Text {
-    /// Writes the head of a family before its first series.
-    fn family(&mut self, key: &Key, kind: &str) {
-        if self.name.as_deref() == Some(key.name()) {
-            return;
-        }
-        let name = key.name().to_owned();
-        if let Some(help) = self.help.get(&name) {
-            let _ = writeln!(self.out, "# HELP {name} {}", Escaped { text: help, quote: false });
-        }
-        let _ = writeln!(self.out, "# TYPE {name} {kind}");
-        self.name = Some(name);
-    }
-
-    fn line(&mut self, key: &Key, suffix: &str, bound: Option<&str>, value: impl fmt::Display) {
-        let _ = write!(self.out, "{}{suffix}", key.name());
-        let labels = key.labels().map(|label| (label.key(), label.value())).chain(bound.map(|bound| ("le", bound)));
-        let mut before = '{';
-        for (name, value) in labels {
-            let _ = write!(self.out, "{before}{name}=\"{}\"", Escaped { text: value, quote: true });
-            before = ',';
-        }
-        if before == ',' {
-            self.out.push('}');
-        }
-        let _ = writeln!(self.out, " {value}");
-    }
-}
-
-/// Backslashes and line ends escaped, and quotes where the text stands between some.
-struct Escaped<'a> {
-    text: &'a str,
-    quote: bool,
-}
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.text;
-        while let Some(at) = rest.find(|c| matches!(c, '\\' | '\n') || (self.quote && c == '"')) {
-            f.write_str(&rest[..at])?;
-            f.write_str(match rest.as_bytes()[at] {
-                b'\\' => "\\\\",
-                b'\n' => "\\n",
-                _ => "\\\"",
-            })?;
-            rest = &rest[at + 1..];
-        }
-        f.write_str(rest)
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -243,7 +194,7 @@ mod tests {
                 histogram!("some_bytes", "k" => "v").record(value);
             }
         });
-        let text = recorder.render();
+        let text = recorder.render(MetricsFormat::Prometheus, Vec::new());
         let (head, histogram) = text.split_once("# TYPE some_bytes histogram\n").unwrap();
         assert_eq!(
             head,
@@ -262,6 +213,31 @@ mod tests {
     }
 
     #[test]
+    fn open_metrics_names_counters_without_total_and_says_that_it_is_whole() {
+        let recorder = Recorder::default();
+        metrics::with_local_recorder(&recorder, || {
+            describe_counter!("b_total", "some \"text\"");
+            counter!("b_total", "path" => "-").increment(3);
+            gauge!("level").set(2);
+        });
+        let busy = ("busy_seconds_total", 0.25);
+        let sampled = Sampled { kind: "counter", series: vec![(Key::from_static_name(busy.0), busy.1)] };
+        assert_eq!(
+            recorder.render(MetricsFormat::OpenMetrics, vec![sampled]),
+            "# HELP b some \\\"text\\\"\n# TYPE b counter\nb_total{path=\"-\"} 3\n# TYPE level gauge\nlevel 2\n\
+             # TYPE busy_seconds counter\nbusy_seconds_total 0.25\n# EOF\n"
+        );
+        for (accept, format) in [
+            ("", MetricsFormat::Prometheus),
+            ("text/plain;version=0.0.4;q=0.5, */*;q=0.1", MetricsFormat::Prometheus),
+            ("application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5", MetricsFormat::OpenMetrics),
+            ("text/plain, Application/OpenMetrics-Text", MetricsFormat::OpenMetrics),
+        ] {
+            assert_eq!(MetricsFormat::accepted(accept), format, "{accept}");
+        }
+    }
+
+    #[test]
     fn nothing_is_lost_when_threads_count_together() {
         let recorder = Recorder::default();
         let (counter, histogram) = metrics::with_local_recorder(&recorder, || (counter!("n"), histogram!("h")));
@@ -275,7 +251,7 @@ mod tests {
                 });
             }
         });
-        let text = recorder.render();
+        let text = recorder.render(MetricsFormat::Prometheus, Vec::new());
         for line in ["n 4000", "h_count 4000", "h_sum 6000"] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

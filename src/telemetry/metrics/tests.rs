@@ -6,7 +6,7 @@ use std::time::Duration;
 fn rendered(count: impl FnOnce()) -> Vec<String> {
     let recorder = Recorder::default();
     metrics::with_local_recorder(&recorder, count);
-    recorder.render().lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect()
+    recorder.render(MetricsFormat::Prometheus, Vec::new()).lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect()
 }
 
 fn reviews() -> WorkloadLabels<'static> {
@@ -92,9 +92,10 @@ fn connections_carry_the_labels_of_ztunnel_and_their_flag_at_the_end() {
         connection.received(7);
         connection.close(ResponseFlag::Denied);
     });
+    let source = SOURCE.replace("\"latest\"", "\"unknown\"");
     let with = |flag: &str| {
         format!(
-            "reporter=\"destination\",{SOURCE},destination_service=\"unknown\",destination_service_namespace=\"unknown\",\
+            "reporter=\"destination\",{source},destination_service=\"unknown\",destination_service_namespace=\"unknown\",\
              destination_service_name=\"unknown\",destination_workload=\"reviews-v1\",destination_canonical_service=\"reviews\",\
              destination_canonical_revision=\"v1\",destination_workload_namespace=\"bookinfo\",\
              destination_principal=\"spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews\",destination_app=\"reviews\",\
@@ -121,6 +122,7 @@ fn rare_events_have_names_and_closed_labels() {
         cert_reload(false);
         handshake_failure(HandshakeFailure::Identity);
         process::describe();
+        component("ztunnel");
     });
     lines.sort();
     assert_eq!(
@@ -131,7 +133,7 @@ fn rare_events_have_names_and_closed_labels() {
             "cairn_config_rejected_total{kind=\"HTTPRoute\"} 1",
             "cairn_config_version 7",
             "cairn_handshake_failures_total{reason=\"identity\"} 1",
-            concat!("istio_build{component=\"cairn\",tag=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            concat!("istio_build{component=\"ztunnel\",tag=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ]
     );
 }
@@ -167,6 +169,51 @@ fn the_data_path_counts_into_closed_label_sets() {
 #[test]
 fn the_process_counts_once_whoever_installs_first() {
     counters().retries_refused.increment(1);
-    let text = install().render();
+    let text = install().render(MetricsFormat::Prometheus);
     assert!(text.lines().any(|l| l.strip_prefix("cairn_retries_refused_total ").is_some_and(|n| n != "0")), "{text}");
+}
+
+/// Every family of a ztunnel (contract, 6.1) with one series each, as it is scraped.
+#[test]
+fn the_exposition_of_a_ztunnel_is_that_of_istio() {
+    let recorder = Recorder::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        component("ztunnel");
+        let labels = TcpLabels {
+            reporter: Reporter::Source,
+            source: WorkloadLabels { region: "r1", zone: "z1", ..reviews() },
+            destination: WorkloadLabels::default(),
+            service: "ratings.bookinfo.svc.cluster.local",
+            service_name: "ratings",
+            service_namespace: "bookinfo",
+            security: SecurityPolicy::MutualTls,
+        };
+        let connection = TcpMetrics::open(&labels);
+        connection.received(7);
+        connection.close(ResponseFlag::Connect);
+        let node = NodeCounters::resolve();
+        std::mem::forget(node.socket(Reporter::Source));
+        drop(node.socket(Reporter::Destination));
+        node.pods.started.increment(2);
+        node.pods.active.set(1);
+        on_demand_dns(&reviews(), "external.example.com");
+        let dns = DnsMetrics::resolve(&DnsLabels {
+            query_type: "AAAA",
+            protocol: DnsProtocol::Udp,
+            canonical_service: "reviews",
+            canonical_revision: "",
+        });
+        dns.request();
+        dns.upstream(Duration::from_millis(2), true);
+    });
+    let text = recorder.render(MetricsFormat::OpenMetrics, system::sample_of(&[runtime.metrics()]));
+    // What differs from run to run.
+    let numbers = |line: &str| match line.split_once(' ') {
+        Some((series, _)) if series.starts_with("process_") || series.starts_with("tokio_") => format!("{series} N"),
+        _ => line.to_owned(),
+    };
+    let text: String = text.lines().filter(|l| !l.starts_with("# HELP")).map(|line| numbers(line) + "\n").collect();
+    let golden = include_str!("tests/ztunnel.txt");
+    assert_eq!(text, golden.replace("VERSION", env!("CARGO_PKG_VERSION")), "the golden file differs from:\n{text}");
 }

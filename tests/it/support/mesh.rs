@@ -7,7 +7,7 @@ use cairn::{
     control::manifest,
     model::{Identity, ResourceName},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
-    telemetry::{AccessLog, AccessLogFormat, AccessLogMode, HttpRecord, Record, TcpRecord, log},
+    telemetry::{AccessLog, AccessLogFormat, AccessLogMode, HttpRecord, MetricsFormat, Record, TcpRecord, log},
     transport::WorkloadCert,
     waypoint,
 };
@@ -117,7 +117,7 @@ pub fn source(paths: Vec<PathBuf>, lenient: bool) -> manifest::Config {
 /// Settings of a process under test.
 pub fn process(identity_dir: PathBuf, drain_deadline: Duration) -> ProcessArgs {
     ProcessArgs {
-        identity_dir,
+        identity_dir: Some(identity_dir),
         drain_deadline,
         access_log: AccessLogMode::All,
         access_log_format: AccessLogFormat::Text,
@@ -188,6 +188,6 @@ impl Mesh {
 
     /// The metrics of this process: all meshes of the test binary together.
     pub fn metrics(&self) -> String {
-        cairn::telemetry::install().render()
+        cairn::telemetry::install().render(MetricsFormat::Prometheus)
     }
 }

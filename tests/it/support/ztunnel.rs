@@ -2,10 +2,10 @@
 
 use super::{Mesh, mesh};
 use cairn::{
-    app::{Running, ZtunnelOptions, start_ztunnel},
+    app::{MeshFrom, Mode, NodeOptions, Running, ZtunnelOptions, start_ztunnel},
     cert::DevCa,
     model::{Identity, ResourceName},
-    settings::{ListenAddress, ZtunnelListeners},
+    settings::{ListenAddress, WorkloadName, ZtunnelListeners},
     telemetry::{AccessLog, Record, log},
     ztunnel,
 };
@@ -39,8 +39,8 @@ impl Mesh {
         let mut config = ztunnel::Config::default();
         config.hbone.source_address = Some(self.net.ip(ip));
         let options = ZtunnelOptions {
-            workload: Some(ResourceName::new(mesh::NS, name)),
-            manifests: mesh::source(vec![self.dir.path().join("manifests")], false),
+            mode: Mode::Dedicated { workload: Some(WorkloadName { name: ResourceName::new(mesh::NS, name), service_account: None }) },
+            mesh: MeshFrom::Manifests(mesh::source(vec![self.dir.path().join("manifests")], false)),
             process: mesh::process(certs.join(mesh::NS).join(account), Duration::from_secs(5)),
             listeners: ZtunnelListeners {
                 hbone_address: ListenAddress::At(self.net.addr(ip, 15008)),
@@ -50,6 +50,7 @@ impl Mesh {
                 admin: mesh::admin(),
             },
             config,
+            node: NodeOptions::default(),
         };
         let (log, records) = AccessLog::capture();
         let running = start_ztunnel(options, log, log::init(Some("off"), false)).expect("the ztunnel starts");

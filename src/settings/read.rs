@@ -1,0 +1,101 @@
+//! From arguments and environment to a [`Cli`].
+
+use super::{Cli, Command, Environment};
+use clap::{
+    Arg, CommandFactory as _, FromArgMatches as _,
+    builder::Resettable,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use std::{error::Error as _, ffi::OsString};
+
+/// Why there is nothing to run.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// The arguments are wrong, or only help was asked for.
+    #[error("{0}")]
+    Arguments(clap::Error),
+    /// The environment is wrong; the text names the variable.
+    #[error("{0}")]
+    Environment(String),
+}
+
+impl UsageError {
+    pub(super) fn variable(origin: &str, value: &str, reason: impl AsRef<str>) -> Self {
+        // An inlined file is not repeated whole.
+        let value: String = value.chars().take(128).collect();
+        Self::Environment(format!("{origin}={value:?}: {}", reason.as_ref()))
+    }
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first. What a flag does not say, the variable does
+    /// that its help names; `proxy` and whatever follows is `ztunnel` without flags.
+    ///
+    /// # Errors
+    /// When an argument or a variable is wrong, or asks for what there is not.
+    pub fn read<I, T>(args: I, environment: &Environment) -> Result<Self, UsageError>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let mut args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        // Istio's image takes any words there, and has no flags.
+        if args.get(1).is_some_and(|word| word == "proxy") {
+            args = vec!["cairn".into(), "ztunnel".into()];
+        }
+        // What only a ztunnel reads must not hinder a waypoint.
+        if args.get(1).is_none_or(|word| word != "ztunnel") {
+            return parse(&args, environment);
+        }
+        let environment = environment.clone().of_ztunnel()?;
+        let mut cli = parse(&args, &environment)?;
+        if let Command::Ztunnel(command) = &mut cli.command {
+            command.complete(&environment)?;
+        }
+        Ok(cli)
+    }
+}
+
+fn parse(args: &[OsString], environment: &Environment) -> Result<Cli, UsageError> {
+    let mut named = Cli::command();
+    named.build();
+    let command = Cli::command().mut_subcommands(|sub| sub.mut_args(|arg| told(arg, environment)));
+    let mut matches = command.try_get_matches_from(args).map_err(|error| blame(error, &named, environment))?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| UsageError::Arguments(error.format(&mut Cli::command())))
+}
+
+/// The flag with its variable's value as the default. Clap would read the process's environment,
+/// which a test cannot have for itself, and would not say which variable is wrong.
+fn told(arg: Arg, environment: &Environment) -> Arg {
+    let Some(name) = variable(&arg) else { return arg };
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let arg = arg.env(Resettable::Reset).help(format!("{help} [env: {name}]"));
+    match environment.get(&name) {
+        Some(value) => arg.default_value(value.to_owned()).required(false),
+        None => arg,
+    }
+}
+
+fn variable(arg: &Arg) -> Option<String> {
+    arg.get_env().map(|name| name.to_string_lossy().into_owned())
+}
+
+/// A wrong value that stood in a variable is blamed on the variable.
+fn blame(error: clap::Error, command: &clap::Command, environment: &Environment) -> UsageError {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (Some(flag), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
+        return UsageError::Arguments(error);
+    };
+    let guilty = command.get_subcommands().flat_map(|sub| sub.get_arguments()).find(|arg| arg.to_string() == flag);
+    let variable = guilty.and_then(variable).filter(|name| environment.get(name) == Some(value));
+    let Some(variable) = variable else { return UsageError::Arguments(error) };
+    let reason = match (error.kind(), error.source(), error.get(ContextKind::ValidValue)) {
+        (ErrorKind::InvalidValue, _, Some(ContextValue::Strings(valid))) => format!("not one of {}", valid.join(", ")),
+        (_, Some(source), _) => source.to_string(),
+        (..) => "not a possible value".to_owned(),
+    };
+    UsageError::variable(environment.origin(&variable), value, reason)
+}
