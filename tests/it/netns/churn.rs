@@ -96,6 +96,24 @@ async fn a_restart_of_the_cni_is_not_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_cannot_be_served_is_tried_again() {
+    let Some(mut world) = World::new() else { return };
+    let client = world.pod(Spec::captured("client", 1));
+    let server = world.pod(Spec::captured("server", 2).later());
+    let _app = Apps::start(&server);
+    let [_near, far] = world.start("services: []\npolicies: []\n").await;
+    let taken = server.netns.enter(|| std::net::TcpListener::bind("[::]:15008")).unwrap();
+    let refusal = tokio::task::block_in_place(|| world.cni(2).add(&server)).expect_err("the port is taken");
+    assert!(refusal.starts_with("refused: ") && refusal.len() > 10, "{refusal}");
+    assert!(!far.is_ready().await, "not ready while a pod of the node is not served");
+    assert_eq!(far.metrics().await.sum("workload_manager_pending_proxy_count", &[]), 1.0);
+    drop(taken);
+    far.ready().await;
+    assert_eq!(far.metrics().await.sum("workload_manager_pending_proxy_count", &[]), 0.0);
+    echo(client.connect(server.at(ECHO)).await.unwrap(), &pattern(1000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ztunnel_is_replaced_under_load() {
     let Some(mut world) = World::new() else { return };
     let client = world.pod(Spec::captured("client", 1));

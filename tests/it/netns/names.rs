@@ -134,7 +134,6 @@ pub async fn socks5(pod: &Pod, host: &str, port: u16) -> Result<TcpStream, u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_the_mesh_are_answered_and_others_forwarded() {
     let Some(mut world) = World::new() else { return };
-    world.env("UNSTABLE_ENABLE_SOCKS5", true);
     let client = world.pod(Spec::captured("client", 1));
     let server = world.pod(
         Spec::captured("server", 2)
@@ -194,6 +193,26 @@ policies: []
     assert!(metrics.sum("istio_dns_requests_total", &asked) >= 20.0);
     assert!(metrics.sum("istio_dns_upstream_requests_total", &[]) >= 12.0);
 
+    upstream.abort();
+    let _ = upstream.await;
+    eventually("without the upstream, a failure is said", async || by_udp(&client, server_address, "other.example", A).await.code == 2)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socks5_leads_to_where_a_connection_would() {
+    let Some(mut world) = World::new() else { return };
+    world.env("UNSTABLE_ENABLE_SOCKS5", true);
+    let client = world.pod(Spec::captured("client", 1));
+    let server = world.pod(Spec::captured("server", 2).services("\"app/web.app.svc.cluster.local\": {80: 8083}"));
+    let dns = world.pod(Spec::plain("dns", 2).unknown());
+    let (_app, _upstream) = (Apps::start(&server), upstream(&dns));
+    world.resolver(&dns);
+    let mesh = "services:
+- {name: web, namespace: app, hostname: web.app.svc.cluster.local, vips: [\"/10.96.0.10\", \"/fd96::10\"], ports: {80: 8083}}
+policies: []
+";
+    let _proxies = world.start(mesh).await;
     for host in ["web", "web.app.svc.cluster.local", "10.96.0.10", "fd96::10"] {
         let stream = socks5(&client, host, 80).await.unwrap_or_else(|code| panic!("{host}: code {code}"));
         assert_eq!(talk(stream, b"four").await.unwrap(), b"4 bytes", "{host}");
@@ -201,8 +220,4 @@ policies: []
     let direct = socks5(&client, &server.ip(Family::V4).to_string(), COUNT).await.unwrap();
     assert_eq!(talk(direct, b"four").await.unwrap(), b"4 bytes", "a pod");
     assert_eq!(socks5(&client, "nowhere.example", 80).await.map(drop), Err(4), "a name that nobody knows");
-    upstream.abort();
-    let _ = upstream.await;
-    eventually("without the upstream, a failure is said", async || by_udp(&client, server_address, "other.example", A).await.code == 2)
-        .await;
 }
