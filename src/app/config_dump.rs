@@ -2,11 +2,13 @@
 
 use super::mesh::Findings;
 use crate::{
-    model::AppProtocol,
+    cert::{CertState, CertStatus},
+    model::{AppProtocol, Name},
     state::{Backends, Destination, Hop, NodeSnapshot, RulePlan, Upstream, WaypointRoute, WaypointSnapshot},
+    ztunnel::PodState,
 };
 use serde_json::{Value, json};
-use std::sync::PoisonError;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 /// A waypoint's dump.
 pub(super) fn waypoint(snapshot: &WaypointSnapshot, findings: &Findings) -> String {
@@ -29,7 +31,13 @@ pub(super) fn waypoint(snapshot: &WaypointSnapshot, findings: &Findings) -> Stri
 }
 
 /// A ztunnel's dump.
-pub(super) fn ztunnel(snapshot: &NodeSnapshot, findings: &Findings) -> String {
+pub(super) fn ztunnel(
+    snapshot: &NodeSnapshot,
+    findings: &Findings,
+    certificates: &[CertStatus],
+    pods: Option<BTreeMap<Name, PodState>>,
+) -> String {
+    let certificates = certificates.iter().map(|c| json!({ "identity": c.identity.as_str(), "state": state(&c.state) }));
     let mut services: Vec<_> = snapshot.services().collect();
     services.sort_by_key(|s| s.service.key.clone());
     let services = services.iter().map(|s| {
@@ -47,9 +55,19 @@ pub(super) fn ztunnel(snapshot: &NodeSnapshot, findings: &Findings) -> String {
         "version": snapshot.version,
         "local": local.collect::<Vec<_>>(),
         "services": services.collect::<Vec<_>>(),
+        "certificates": certificates.collect::<Vec<_>>(),
+        "workloadState": pods,
         "findings": &*findings.lock().unwrap_or_else(PoisonError::into_inner),
     });
     format!("{dump:#}\n")
+}
+
+fn state(state: &CertState) -> &'static str {
+    match state {
+        CertState::Initializing => "Initializing",
+        CertState::Available(_) => "Available",
+        CertState::Unavailable(_) => "Unavailable",
+    }
 }
 
 fn destination(destination: &Destination) -> Value {

@@ -102,8 +102,6 @@ pub struct Running {
     end: tokio::sync::watch::Sender<bool>,
     log: AccessLog,
     deadline: Duration,
-    // The sender is kept, so that its silence means nothing.
-    failed: mpsc::Sender<anyhow::Error>,
     failure: mpsc::Receiver<anyhow::Error>,
 }
 
@@ -218,8 +216,8 @@ impl Process {
             self.bound.write(path).map_err(failed)?;
         }
         drop(self.starting);
-        let Self { args, bound, readiness, trigger, quit, end, log, failed, failure, .. } = self;
-        Ok(Running { bound, readiness, trigger, quit, end, log, deadline: args.drain_deadline, failed, failure })
+        let Self { args, bound, readiness, trigger, quit, end, log, failure, .. } = self;
+        Ok(Running { bound, readiness, trigger, quit, end, log, deadline: args.drain_deadline, failure })
     }
 }
 

@@ -14,9 +14,7 @@ use crate::{
     state::{Change, NodeCompiler, Own},
     telemetry::{self, AccessLog, log::LogHandle, node_counters},
     transport::{Sockets, netns, sockets::SocketOptions},
-    ztunnel::{
-        Config, Enrolment, Listeners, Local, Node, NodeConfig, PodsConfig, SourcePreservation, Ztunnel, follow_identities,
-    },
+    ztunnel::{Config, Enrolment, Listeners, Local, Node, NodeConfig, PodsConfig, SourcePreservation, Ztunnel, follow_identities},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::runtime::Handle;
@@ -63,7 +61,7 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
     let mesh = source.follow(compiler(own, &root_namespace, &node), &process.drain(), process.readiness());
     let workers = Workers::start(threads).map_err(AppError::run)?;
-    telemetry::report_runtimes(workers.runtimes());
+    telemetry::report_runtimes(workers.runtimes().cloned());
     tokio::spawn(follow_identities(mesh.handle.clone(), keeper.clone()));
     let sockets = Sockets::new(SocketOptions { reuse_port: shared.port_reuse, ..socket_options(&node) });
     let node_config = NodeConfig {
@@ -120,7 +118,7 @@ fn start_dedicated(
     let (handle, findings, certs) = (mesh.handle.clone(), mesh.findings, keeper.clone());
     process.serve_admin(&listeners.admin, log, move || config_dump::ztunnel(&handle.load(), &findings, &certs.list(), None))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
-    telemetry::report_runtimes(workers.runtimes());
+    telemetry::report_runtimes(workers.runtimes().cloned());
     let sockets = Sockets::new(socket_options(&node));
     let ztunnel = Ztunnel::new(Arc::new(node.apply(config)), local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
     let (drain, guard, failed) = (process.drain(), process.drain().guard(), process.failed());

@@ -47,6 +47,11 @@ pub fn open_directory(out: &Path, interval: Duration, runtime: Handle) -> Result
     Ok(Keeper::new(issuer, runtime))
 }
 
+/// Whether a directory holds one certificate itself, and nothing by which others could be had.
+pub fn is_single(out: &Path) -> bool {
+    out.join(CHAIN).exists() && !out.join(CA_KEY).exists()
+}
+
 /// Hands out what is in files.
 #[derive(Debug)]
 struct FileIssuer {

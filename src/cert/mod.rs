@@ -23,7 +23,7 @@ mod memory;
 mod multi;
 
 pub use ca::{CaError, DevCa, IssuedCert};
-pub use directory::{DirectoryError, open_directory};
+pub use directory::{DirectoryError, is_single, open_directory};
 pub use file::{FileCertError, FileCertSource, Reload};
 pub use issuer::{CaIssuer, IssueFuture, Issuer};
 pub use keeper::{CertState, CertStatus, Keeper};

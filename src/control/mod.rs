@@ -1,4 +1,9 @@
 //! Sources of configuration; each decodes to the model and stops.
 
+mod documents;
+pub mod local;
+mod located;
 pub mod manifest;
+mod typed;
+mod yaml;
 pub mod zds;

@@ -73,11 +73,6 @@ impl Workers {
         Self { list: [Worker::new(Handle::current(), None)].into() }
     }
 
-    /// Their runtimes.
-    pub fn runtimes(&self) -> impl Iterator<Item = Handle> {
-        self.list.iter().map(|worker| worker.runtime.clone())
-    }
-
     /// How many there are.
     pub fn count(&self) -> usize {
         self.list.len()

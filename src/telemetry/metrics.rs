@@ -16,7 +16,8 @@ mod text;
 pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels};
 pub use node::{DnsLabels, DnsMetrics, DnsProtocol, NodeCounters, OpenSocket, node_counters, on_demand_dns};
 pub use process::{
-    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters, handshake_failure,
+    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters,
+    handshake_failure,
 };
 pub use system::report_runtimes;
 pub use text::MetricsFormat;

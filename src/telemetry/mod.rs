@@ -14,8 +14,8 @@ mod record;
 pub use access::{AccessLog, AccessLogFormat, AccessLogMode, SharedMode, UnknownOption};
 pub use flag::ResponseFlag;
 pub use metrics::{
-    Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, NodeCounters, OpenSocket, OpenTunnel, PodCounters,
-    Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels, cert_reload, component,
+    Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, NodeCounters, OpenSocket, OpenTunnel,
+    PodCounters, Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels, cert_reload, component,
     config_rejected, config_version, counters, handshake_failure, install, node_counters, on_demand_dns, report_runtimes,
 };
 pub use record::{Direction, HttpRecord, Record, TcpEvent, TcpParty, TcpRecord};

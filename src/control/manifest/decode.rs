@@ -4,10 +4,11 @@ use super::{
     Config, core, gateway, pod, policy, route, service_entry, workload_entry,
     yaml::{self, Node, Position, Value},
 };
+use crate::control::typed::{Typed, typed};
 use crate::model::{Hostname, Kind, Labels, Name, Resource, ResourceId, ResourceName, ServiceKey, Severity, Waypoint, WaypointBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// A finding about one object, with its place in the piece of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,10 +271,7 @@ impl<'a> Cx<'a> {
 
     /// Decodes the whole object into a published type. Unknown fields and wrong types are errors.
     pub(super) fn typed<T: DeserializeOwned>(&mut self) -> Option<T> {
-        let json = self.node.json();
-        let (mut unknown, mut track) = (Vec::new(), serde_path_to_error::Track::new());
-        let tracked = serde_path_to_error::Deserializer::new(&json, &mut track);
-        let result = serde_ignored::deserialize(tracked, |path| unknown.push(ignored_path(&path)));
+        let Typed { value, unknown } = typed(self.node);
         for path in unknown {
             // The generated roots of custom resources do not name these two themselves.
             if path != "apiVersion" && path != "kind" {
@@ -281,14 +279,7 @@ impl<'a> Cx<'a> {
                 self.push(Severity::Error, at, &path, "unknown field");
             }
         }
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                let path = error_path(&track.path());
-                self.error(&path, plain_words(&error.to_string()));
-                None
-            }
-        }
+        value.map_err(|(path, message)| self.error(&path, message)).ok()
     }
 
     /// Reads `istio.io/use-waypoint` and `istio.io/use-waypoint-namespace`.
@@ -368,33 +359,4 @@ pub(super) fn is_dns_name(name: &str) -> bool {
         edge(p.bytes().next()) && edge(p.bytes().last()) && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
     name.len() <= 253 && name.split('.').all(part)
-}
-
-fn ignored_path(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    match path {
-        Path::Root => String::new(),
-        Path::Seq { parent, index } => format!("{}[{index}]", ignored_path(parent)),
-        Path::Map { parent, key } => yaml::join(&ignored_path(parent), key),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => ignored_path(parent),
-    }
-}
-
-fn error_path(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    let mut text = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => drop(write!(text, "[{index}]")),
-            Segment::Map { key } => text = yaml::join(&text, key),
-            // An enum's variant is the value, not a field of its own.
-            Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    text
-}
-
-/// Serde's words for what users know by other names.
-fn plain_words(message: &str) -> String {
-    message.replace("invalid type: map,", "invalid type: mapping,").replace("invalid type: sequence,", "invalid type: list,")
 }

@@ -7,7 +7,6 @@
 
 mod core;
 mod decode;
-mod documents;
 mod file;
 mod files;
 mod filters;
@@ -15,7 +14,6 @@ mod gateway;
 mod istio;
 mod ledger;
 mod locate;
-mod located;
 mod matches;
 mod pod;
 mod policy;
@@ -31,12 +29,11 @@ mod text;
 mod validate;
 mod watch;
 mod workload_entry;
-mod yaml;
 
 #[cfg(test)]
 mod tests;
 
-pub use documents::parse_document;
-pub use located::Located;
+use super::{documents, yaml};
+pub use super::{documents::parse_document, located::Located};
 pub use route::parse_duration;
 pub use source::{Batch, Config, Loaded, ManifestSource, load};

@@ -128,7 +128,7 @@ impl Told {
 
     /// `active pending started stopped`
     fn counts(&self) -> String {
-        let text = self.metrics.render();
+        let text = self.metrics.render(crate::telemetry::MetricsFormat::Prometheus);
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("none").to_owned();
         ["active_proxy_count", "pending_proxy_count", "proxies_started_total", "proxies_stopped_total"]
             .map(|name| value(&format!("workload_manager_{name}")))

@@ -4,7 +4,8 @@
 //! on nothing but its text, so that one that did not change need not be parsed again.
 //!
 //! Aliases are expanded within a budget; merge keys and duplicate keys are marked as faults of
-//! their entry, so that the rest of the document stays readable.
+//! their entry, so that the rest of the document stays readable. A tag of its own makes a value a
+//! mapping from the tag to what it is put on; who does not expect tags does not read them.
 
 use super::yaml::{Broken, Entry, Node, Position, Value};
 use memchr::memmem;
@@ -47,6 +48,12 @@ pub(super) fn is_blank(piece: &[u8]) -> bool {
 /// Reads the documents of a piece; places count from its first line. A broken document does not
 /// hide those before it.
 pub(super) fn documents(piece: &[u8]) -> Vec<Result<Node, Broken>> {
+    tagged(piece, &[])
+}
+
+/// The same, where these tags have a meaning: `!Tag value` is read as a mapping from `!Tag` to the
+/// value.
+pub(super) fn tagged(piece: &[u8], tags: &'static [&'static str]) -> Vec<Result<Node, Broken>> {
     let text = match std::str::from_utf8(piece) {
         Ok(text) => text,
         Err(error) => {
@@ -62,7 +69,7 @@ pub(super) fn documents(piece: &[u8]) -> Vec<Result<Node, Broken>> {
     let body = text.trim_start_matches("---").trim_start();
     let text = if body.starts_with(['{', '[']) { Cow::Owned(text.replace('\t', " ")) } else { Cow::Borrowed(text) };
     // The parser holds a few `unreachable!`s; a file must never be able to end this process.
-    let parsed = catch_unwind(AssertUnwindSafe(|| parse(&text)));
+    let parsed = catch_unwind(AssertUnwindSafe(|| parse(&text, tags)));
     parsed.unwrap_or_else(|_| {
         let at = Position { line: 1, column: 1 };
         vec![Err(Broken { at, message: "not readable as YAML".into(), text: text.clone().into_owned() })]
@@ -89,9 +96,9 @@ fn place(line: usize, column: usize) -> Position {
     Position { line: number(line), column: number(column) }
 }
 
-fn parse(text: &str) -> Vec<Result<Node, Broken>> {
+fn parse(text: &str, tags: &'static [&'static str]) -> Vec<Result<Node, Broken>> {
     let mut parser = Parser::new_from_str(text);
-    let mut builder = Builder::default();
+    let mut builder = Builder { tags, ..Builder::default() };
     while let Some(next) = parser.next_event() {
         let step = match next {
             Ok((event, span)) => builder.take(event, span),
@@ -113,6 +120,8 @@ type Step<T> = Result<T, (Position, String)>;
 /// Turns the parser's events into trees.
 #[derive(Default)]
 struct Builder {
+    /// Those that have a meaning, with their `!`.
+    tags: &'static [&'static str],
     documents: Vec<Result<Node, Broken>>,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
@@ -123,6 +132,7 @@ struct Builder {
 struct Open {
     at: Position,
     anchor: usize,
+    tag: Option<&'static str>,
     items: Items,
 }
 
@@ -148,8 +158,11 @@ impl Builder {
                     *pending = Some((text.into_owned(), at, fault));
                     return Ok(());
                 }
-                let value = scalar(text, style, tag.as_deref()).map_err(|message| (at, message))?;
-                self.place(Node { at, value }, anchor)
+                let own = self.own_tag(tag.as_deref());
+                let Some(value) = scalar(text, style, tag.as_deref().filter(|_| own.is_none())) else {
+                    return Err((at, self.unknown_tag()));
+                };
+                self.place(under(own, Node { at, value }), anchor)
             }
             Event::SequenceStart(anchor, tag) => self.start(at, anchor, tag.as_deref(), Items::List(Vec::new())),
             Event::MappingStart(anchor, tag) => self.start(at, anchor, tag.as_deref(), Items::Map(Vec::new(), None)),
@@ -165,6 +178,19 @@ impl Builder {
         }
     }
 
+    /// A tag that has a meaning.
+    fn own_tag(&self, tag: Option<&Tag>) -> Option<&'static str> {
+        let tag = tag.filter(|tag| tag.handle == "!")?;
+        self.tags.iter().copied().find(|own| own.strip_prefix('!') == Some(tag.suffix.as_str()))
+    }
+
+    fn unknown_tag(&self) -> String {
+        match self.tags {
+            [] => "tags are not supported".into(),
+            known => format!("unknown tag; known are {}", known.join(", ")),
+        }
+    }
+
     fn start(&mut self, at: Position, anchor: usize, tag: Option<&Tag>, items: Items) -> Step<()> {
         if self.awaits_key().is_some() {
             return Err((at, "a key must be text".into()));
@@ -172,10 +198,11 @@ impl Builder {
         if self.open.len() >= MAX_DEPTH {
             return Err((at, format!("nested deeper than {MAX_DEPTH} levels")));
         }
-        if tag.is_some_and(|t| !t.is_yaml_core_schema() || !matches!(t.suffix.as_str(), "map" | "seq")) {
-            return Err((at, "tags are not supported".into()));
+        let own = self.own_tag(tag);
+        if own.is_none() && tag.is_some_and(|t| !t.is_yaml_core_schema() || !matches!(t.suffix.as_str(), "map" | "seq")) {
+            return Err((at, self.unknown_tag()));
         }
-        self.open.push(Open { at, anchor, items });
+        self.open.push(Open { at, anchor, tag: own, items });
         Ok(())
     }
 
@@ -188,7 +215,7 @@ impl Builder {
                 Value::Map(entries)
             }
         };
-        self.place(Node { at: open.at, value }, open.anchor)
+        self.place(under(open.tag, Node { at: open.at, value }), open.anchor)
     }
 
     fn alias(&mut self, id: usize, at: Position) -> Step<()> {
@@ -222,6 +249,13 @@ impl Builder {
     }
 }
 
+/// What a tag makes of a value.
+fn under(tag: Option<&'static str>, node: Node) -> Node {
+    let Some(tag) = tag else { return node };
+    let at = node.at;
+    Node { at, value: Value::Map(vec![Entry { key: tag.to_owned(), at, node, fault: None }]) }
+}
+
 fn mark_duplicates(entries: &mut [Entry]) {
     let mut seen = HashSet::with_capacity(entries.len());
     for entry in entries {
@@ -231,17 +265,14 @@ fn mark_duplicates(entries: &mut [Entry]) {
     }
 }
 
-/// YAML 1.2 core schema; quoted scalars are text.
-fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
-    if let Some(tag) = tag {
-        let forced = match (tag.is_yaml_core_schema(), tag.suffix.as_str()) {
-            (true, "str") => Some(Value::Text(text.clone().into_owned())),
-            (true, "int" | "float" | "bool" | "null") => Some(plain(&text)),
-            (true | false, _) => None,
-        };
-        return forced.ok_or_else(|| "tags are not supported".into());
+/// YAML 1.2 core schema; quoted scalars are text. `None`: the tag has no meaning.
+fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Option<Value> {
+    match tag.map(|tag| (tag.is_yaml_core_schema(), tag.suffix.as_str())) {
+        None if style == ScalarStyle::Plain => Some(plain(&text)),
+        None | Some((true, "str")) => Some(Value::Text(text.into_owned())),
+        Some((true, "int" | "float" | "bool" | "null")) => Some(plain(&text)),
+        Some(_) => None,
     }
-    Ok(if style == ScalarStyle::Plain { plain(&text) } else { Value::Text(text.into_owned()) })
 }
 
 fn plain(text: &str) -> Value {
