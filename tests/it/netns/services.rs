@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::support::{
-    apps::{COUNT, End, HTTP, end, talk},
+    apps::{COUNT, End, HTTP, refusal, talk},
     client as http_client, eventually,
     proxy::Access,
     world::{Family, Pod, Spec, identity},
@@ -70,8 +70,7 @@ async fn a_service_address_is_balanced_over_its_pods() {
     assert!(near_got + far_got == 24 && near_got >= 3 && far_got >= 3, "both pods: {near_got} and {far_got}");
     assert_eq!((plain_got, odd_got, idle_got, sick_got), (24, 24, 0, 0));
     for (what, to) in [("no endpoint", vip(13, Family::V4, 80)), ("no such port", vip(10, Family::V4, 81))] {
-        let mut stream = client.connect(to).await.expect("the application's connect has always succeeded");
-        assert!(matches!(end(&mut stream).await, End::Closed(0) | End::Failed(_)), "{what}");
+        assert!(matches!(refusal(&client, to).await, End::Closed(0) | End::Failed(_)), "{what}");
     }
     let hbone = near.addr(Family::V4, 8083).to_string();
     let line = proxy.access("to the near pod", |a| a.get("direction") == "outbound" && a.get("dst.hbone_addr") == hbone).await;
@@ -224,8 +223,8 @@ async fn traffic_takes_the_waypoint_of_its_service_and_of_its_workload() {
     assert!(line.has(&[("src.identity", &from), ("src.workload", "waypoint"), ("dst.workload", "server")]), "{line:?}");
     // Without a waypoint there is no way.
     drop(middle);
-    let mut stream = client.connect(vip(10, Family::V4, 90)).await.unwrap();
-    assert!(matches!(end(&mut stream).await, End::Closed(0) | End::Failed(_)), "nothing goes around a waypoint that is gone");
+    let refused = refusal(&client, vip(10, Family::V4, 90)).await;
+    assert!(matches!(refused, End::Closed(0) | End::Failed(_)), "nothing goes around a waypoint that is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

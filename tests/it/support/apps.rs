@@ -172,6 +172,16 @@ pub async fn end(stream: &mut TcpStream) -> End {
     }
 }
 
+/// Connects to where a proxy does not let it: the connection is made and then closed. A reset that
+/// is fast shows as the outcome of the connect already.
+pub async fn refusal(from: &Pod, to: SocketAddr) -> End {
+    match from.connect(to).await {
+        Ok(mut stream) => end(&mut stream).await,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => End::Failed(error.kind()),
+        Err(error) => panic!("{} does not even connect to {to}: {error}", from.name),
+    }
+}
+
 /// Short connections to an echo, one after the other, on several tasks.
 #[derive(Debug)]
 pub struct Load {
