@@ -189,6 +189,7 @@ fn config(command: &ZtunnelCommand) -> Config {
         max_connections: command.max_connections,
         network: command.pod.network.as_str().into(),
         preserve_source: command.sockets.preserve_source == Some(true),
+        ..Config::default()
     }
 }
 

@@ -190,7 +190,14 @@ impl NodeOptions {
     /// Limits, with what holds for the whole node.
     fn apply(&self, config: Config) -> Config {
         let hbone = hbone::Config { max_tunnel_age: self.waypoint_tunnel_age, ..config.hbone };
-        Config { hbone, network: self.network.clone(), ..config }
+        Config {
+            hbone,
+            network: self.network.clone(),
+            localhost_app_tunnel: self.localhost_app_tunnel,
+            response_baggage: self.response_baggage,
+            log_verdicts: self.log_verdicts,
+            ..config
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod outbound;
 mod own;
 mod plaintext;
 mod pods;
+mod proxy_protocol;
 mod relay;
 mod resolve;
 mod shared;
@@ -36,13 +37,16 @@ use crate::{
     model::{Name, ResourceName, Workload},
     runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, Reporter, node_counters},
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
 use open::OpenConnections;
 use shared::Shared;
 use std::{future::Future, io, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 /// What can be set on a ztunnel.
 #[derive(Debug, Clone)]
@@ -67,6 +71,13 @@ pub struct Config {
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
+    /// A workload that takes the PROXY protocol is reached at its loopback address, where nobody but
+    /// us can tell it a client.
+    pub localhost_app_tunnel: bool,
+    /// The answer to a CONNECT tells who the workload is; what the request tells is read.
+    pub response_baggage: bool,
+    /// What policies decide is logged at INFO; otherwise at DEBUG.
+    pub log_verdicts: bool,
 }
 
 impl Default for Config {
@@ -81,6 +92,9 @@ impl Default for Config {
             max_connections: 16_384,
             network: "".into(),
             preserve_source: false,
+            localhost_app_tunnel: true,
+            response_baggage: true,
+            log_verdicts: false,
         }
     }
 }
@@ -200,10 +214,10 @@ impl Ztunnel {
         tokio::spawn(shared::upkeep(shared.clone()));
         let Listeners { inbound, plaintext, outbound, socks5 } = listeners;
         tokio::join!(
-            accept(&shared, inbound, &home, |home| home.workers().for_connection(), inbound::tunnel),
-            accept(&shared, plaintext, &home, place_of_stream, plaintext::serve),
-            accept(&shared, outbound, &home, place_of_stream, outbound::captured),
-            accept(&shared, socks5, &home, place_of_stream, socks5::serve),
+            accept(&shared, (inbound, Reporter::Destination), &home, |home| home.workers().for_connection(), inbound::tunnel),
+            accept(&shared, (plaintext, Reporter::Destination), &home, place_of_stream, plaintext::serve),
+            accept(&shared, (outbound, Reporter::Source), &home, place_of_stream, outbound::captured),
+            accept(&shared, (socks5, Reporter::Source), &home, place_of_stream, socks5::serve),
         );
     }
 
@@ -223,7 +237,7 @@ fn place_of_stream(home: &Place) -> Place {
 /// the place that is chosen for it.
 async fn accept<F>(
     shared: &Arc<Shared>,
-    listener: Option<TcpListener>,
+    (listener, reporter): (Option<TcpListener>, Reporter),
     home: &Place,
     choose: impl Fn(&Place) -> Place,
     serve: impl Fn(Arc<Shared>, Accepted, Place) -> F + Copy + Send + 'static,
@@ -232,7 +246,8 @@ async fn accept<F>(
 {
     let Some(listener) = listener else { return };
     let places = Arc::new(Semaphore::new(shared.config.max_connections));
-    let hand_over = |accepted: Accepted, held| {
+    let hand_over = |accepted: Accepted, held: Option<OwnedSemaphorePermit>| {
+        let held = (held, node_counters().socket(reporter));
         let (shared, guard, place) = (shared.clone(), shared.drain.guard(), choose(home));
         if place.worker() == home.worker() {
             tokio::spawn(async move {

@@ -71,7 +71,7 @@ impl Shared {
     pub(super) fn judge(&self, tracked: &Tracked, last_known: &NodeWorkload) -> Result<(), Denied> {
         let now = self.mesh.load();
         let rules = self.local.of(&now).map_or(&last_known.rules, |local| &local.rules);
-        tracked.subject().judge(rules)
+        tracked.subject().judge(rules, &self.config)
     }
 
     /// Has the kernel find out that an idle peer is gone. Without it the connection only lives longer.

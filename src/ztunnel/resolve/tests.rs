@@ -144,7 +144,7 @@ fn what_was_tried_is_left_out() {
     let dst = "10.1.0.1:80".parse().unwrap();
     let endpoint = |resolved: Resolved| resolved.next.endpoint().unwrap().clone();
     let first = endpoint(next_hop(&snapshot, source, dst, &[]).unwrap());
-    let second = endpoint(next_hop(&snapshot, source, dst, &[first.clone()]).unwrap());
+    let second = endpoint(next_hop(&snapshot, source, dst, std::slice::from_ref(&first)).unwrap());
     assert_ne!(first.address, second.address);
     assert_eq!(next_hop(&snapshot, source, dst, &[first, second]).unwrap_err(), Unresolved::NoEndpoint);
 }

@@ -118,10 +118,14 @@ impl Stand {
     }
 
     pub(super) fn ztunnel(&self, name: &str, cert: &str) -> (Ztunnel, mpsc::Receiver<Record>) {
+        self.ztunnel_with(name, cert, Self::config())
+    }
+
+    fn ztunnel_with(&self, name: &str, cert: &str, config: Config) -> (Ztunnel, mpsc::Receiver<Record>) {
         let (log, records) = AccessLog::capture();
         let certs = Arc::new(AnyCert(self.cert(cert)));
         let local = Local { name: ResourceName::new(NAMESPACE, name), service_account: name.into() };
-        (Ztunnel::new(Arc::new(Self::config()), local, certs, self.handle(), Workers::current(), log), records)
+        (Ztunnel::new(Arc::new(config), local, certs, self.handle(), Workers::current(), log), records)
     }
 
     /// Starts the proxy of a pod.
@@ -129,10 +133,18 @@ impl Stand {
         self.start_as(name, name, place, None).await
     }
 
+    /// Starts the proxy of a pod as it is configured.
+    pub(super) async fn start_with(&self, name: &str, place: Place, config: Config) -> Running {
+        self.serve(self.ztunnel_with(name, name, config), place, None).await
+    }
+
     /// Starts the proxy of a pod with the certificate of another, and with a listener that stands
     /// where a captured connection would go.
     pub(super) async fn start_as(&self, name: &str, cert: &str, place: Place, outbound: Option<TcpListener>) -> Running {
-        let (ztunnel, records) = self.ztunnel(name, cert);
+        self.serve(self.ztunnel(name, cert), place, outbound).await
+    }
+
+    async fn serve(&self, (ztunnel, records): (Ztunnel, mpsc::Receiver<Record>), place: Place, outbound: Option<TcpListener>) -> Running {
         let socks5 = TcpListener::bind((place.ip, 0)).await.unwrap();
         let address = socks5.local_addr().unwrap();
         let (drain, watch) = drain::new();
