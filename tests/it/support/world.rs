@@ -11,7 +11,6 @@ use super::{
 use cairn::{cert::DevCa, model::Identity, transport::WorkloadCert};
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -129,6 +128,8 @@ pub struct World {
     cnis: BTreeMap<usize, Cni>,
     env: Vec<(String, String)>,
     proxies: usize,
+    /// Pods of ztunnels that are not started yet.
+    waiting: Vec<Pod>,
     resolver: Option<PathBuf>,
 }
 
@@ -150,6 +151,7 @@ impl World {
             cnis: BTreeMap::new(),
             env: Vec::new(),
             proxies: 0,
+            waiting: Vec::new(),
             resolver: None,
         };
         for node in NODES {
@@ -256,7 +258,10 @@ impl World {
 
     /// Writes the YAML file only.
     pub fn describe(&mut self, services_and_policies: &str) {
-        let text = workloads(&self.pods) + services_and_policies;
+        // The mesh knows the first ztunnels, as it would in a cluster.
+        self.waiting = NODES.map(|node| self.ztunnel_pod(node)).into();
+        let own: String = self.waiting.iter().map(|pod| workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
+        let text = workloads(&self.pods) + &own + services_and_policies;
         let path = self.dir.path().join("mesh.yaml");
         std::fs::write(&path, text).unwrap();
         self.env("LOCAL_XDS_PATH", path.display());
@@ -278,10 +283,15 @@ impl World {
         proxies
     }
 
+    fn ztunnel_pod(&mut self, node: usize) -> Pod {
+        self.proxies += 1;
+        self.attach(&format!("ztunnel{}", self.proxies), "ztunnel", node)
+    }
+
     /// Starts one more ztunnel on a node, in a pod of its own, as the DaemonSet does.
     pub fn proxy(&mut self, node: usize) -> Proxy {
-        self.proxies += 1;
-        let pod = self.attach(&format!("ztunnel{}", self.proxies), "ztunnel", node);
+        let waiting = self.waiting.iter().position(|pod| pod.node == node).map(|at| self.waiting.remove(at));
+        let pod = waiting.unwrap_or_else(|| self.ztunnel_pod(node));
         let mut command = self.command();
         command.args(["proxy", "ztunnel"]);
         // As in the stock DaemonSet, with files in place of the control plane.
@@ -414,17 +424,20 @@ COMMIT
 
 /// The workloads of the YAML file.
 fn workloads(pods: &[(Pod, Spec)]) -> String {
-    let mut text = String::from("workloads:\n");
-    for (pod, spec) in pods.iter().filter(|(_, spec)| spec.known) {
-        let Pod { name, account, node, v4, v6, .. } = pod;
-        let Spec { services, more, .. } = spec;
+    let known = pods.iter().filter(|(_, spec)| spec.known).map(|(pod, spec)| {
         let status = if spec.healthy { "Healthy" } else { "Unhealthy" };
         let protocol = if spec.hbone { "HBONE" } else { "TCP" };
-        let _ = write!(
-            text,
-            "- uid: Kubernetes//Pod/{NS}/{name}
+        workload(pod, NS, protocol, status, spec.services, spec.more)
+    });
+    format!("workloads:\n{}", known.collect::<String>())
+}
+
+fn workload(pod: &Pod, namespace: &str, protocol: &str, status: &str, services: &str, more: &str) -> String {
+    let Pod { name, account, node, v4, v6, .. } = pod;
+    format!(
+        "- uid: Kubernetes//Pod/{namespace}/{name}
   name: {name}
-  namespace: {NS}
+  namespace: {namespace}
   serviceAccount: {account}
   trustDomain: {TRUST_DOMAIN}
   workloadIps: [\"{v4}\", \"{v6}\"]
@@ -439,9 +452,7 @@ fn workloads(pods: &[(Pod, Spec)]) -> String {
   status: {status}
   services: {{{services}}}
 {more}"
-        );
-    }
-    text
+    )
 }
 
 impl Pod {
