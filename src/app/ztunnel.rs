@@ -14,7 +14,7 @@ use crate::{
     settings::{ListenAddress, WorkloadName, ZtunnelCommand},
     state::{Change, NodeCompiler, NodeSnapshot, Own, SnapshotHandle},
     telemetry::{self, AccessLog, PodCounters, log::LogHandle},
-    transport::{Sockets, netns, sockets::SocketOptions},
+    transport::{Sockets, listener::ListenOptions, netns, sockets::SocketOptions},
     ztunnel::{
         Config, Enrolment, Listeners, Local, Node, NodeConfig, PodState, PodsConfig, SourcePreservation, Ztunnel, follow_identities,
     },
@@ -70,11 +70,7 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
     let sockets = Sockets::new(SocketOptions { reuse_port: shared.port_reuse, ..socket_options(&node) });
     let node_config = NodeConfig {
         sockets,
-        source: match node.preserve_source {
-            None => SourcePreservation::BestEffort,
-            Some(true) => SourcePreservation::Required,
-            Some(false) => SourcePreservation::Off,
-        },
+        source: preservation(&node, SourcePreservation::BestEffort),
         ipv6: node.ipv6,
         socks5: listeners.socks5_address != ListenAddress::Off,
         ztunnel: Arc::new(node.apply(config)),
@@ -111,13 +107,18 @@ fn start_dedicated(
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
     let (keeper, only) = (keeper(&process)?, only_identity(&process)?);
+    // With manifests it is a proxy to try things out with, and seldom are there rules that lead the answers back.
+    let usual = if matches!(mesh, MeshFrom::Manifests(_)) { SourcePreservation::Off } else { SourcePreservation::BestEffort };
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
     let (uid, local) = served(&source, workload.as_ref(), only.as_ref())?;
     let mesh = source.follow(compiler(Own::Workloads([uid].into()), &root_namespace, &node), &process.drain(), process.readiness());
+    let sockets = Sockets::new(socket_options(&node));
+    let preserve_source = preservation(&node, usual).try_out(&sockets).map_err(AppError::config)?;
+    let options = ListenOptions { transparent: preserve_source, ..ListenOptions::default() };
     let bound = Listeners {
-        inbound: process.listen("hbone", listeners.hbone_address)?,
-        plaintext: process.listen("plaintext", listeners.plaintext_address)?,
-        outbound: process.listen("outbound", listeners.outbound_address)?,
+        inbound: process.listen_with("hbone", listeners.hbone_address, options)?,
+        plaintext: process.listen_with("plaintext", listeners.plaintext_address, options)?,
+        outbound: process.listen_with("outbound", listeners.outbound_address, options)?,
         socks5: process.listen("socks5", listeners.socks5_address)?,
     };
     let bound = bound.detach().map_err(AppError::run)?;
@@ -126,8 +127,8 @@ fn start_dedicated(
     process.serve_admin(&listeners.admin, log, move || dump.text(None))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
     telemetry::report_runtimes(workers.runtimes().cloned());
-    let sockets = Sockets::new(socket_options(&node));
-    let ztunnel = Ztunnel::new(Arc::new(node.apply(config)), local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    let config = Arc::new(Config { preserve_source, ..node.apply(config) });
+    let ztunnel = Ztunnel::new(config, local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
     let (drain, guard, failed) = (process.drain(), process.drain().guard(), process.failed());
     workers.for_connection().spawn(move |home| async move {
         match bound.attach() {
@@ -207,6 +208,15 @@ fn only_identity(process: &Process) -> Result<Option<Identity>, AppError> {
     }
     let certificate = FileCertSource::open(directory).map_err(AppError::config)?;
     Ok(Some(certificate.identity().clone()))
+}
+
+/// Whether workloads see their clients' addresses; `usual` if nobody has said.
+fn preservation(node: &NodeOptions, usual: SourcePreservation) -> SourcePreservation {
+    match node.preserve_source {
+        None => usual,
+        Some(true) => SourcePreservation::Required,
+        Some(false) => SourcePreservation::Off,
+    }
 }
 
 fn socket_options(node: &NodeOptions) -> SocketOptions {

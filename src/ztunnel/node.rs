@@ -50,6 +50,25 @@ pub enum SourcePreservation {
     Off,
 }
 
+impl SourcePreservation {
+    /// How to listen for it, and whether it can be had. Sockets are made by `sockets`.
+    ///
+    /// # Errors
+    /// When it is required and not permitted.
+    pub fn try_out(self, sockets: &Sockets) -> io::Result<bool> {
+        let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let transparent = || sockets.listen(any, ListenOptions { transparent: true, ..ListenOptions::default() }).map(|_| true);
+        match self {
+            Self::Off => Ok(false),
+            Self::Required => transparent(),
+            Self::BestEffort => match transparent() {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+                other => other,
+            },
+        }
+    }
+}
+
 /// Starts the proxies of a node's pods. Clones share nothing but what they were made from.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -151,9 +170,11 @@ impl Node {
     fn in_pod(&self, sockets: &Sockets) -> io::Result<Bound> {
         keep_pending_connections(sockets);
         let any = self.wildcard(sockets);
-        let (inbound, preserve_source) = self.listen(sockets, SocketAddr::new(any, INBOUND))?;
-        let (plaintext, _) = self.listen(sockets, SocketAddr::new(any, PLAINTEXT))?;
-        let (outbound, _) = self.listen(sockets, SocketAddr::new(any, OUTBOUND))?;
+        let preserve_source = self.config.source.try_out(sockets)?;
+        let options = ListenOptions { transparent: preserve_source, ..ListenOptions::default() };
+        let inbound = sockets.listen(SocketAddr::new(any, INBOUND), options)?;
+        let plaintext = sockets.listen(SocketAddr::new(any, PLAINTEXT), options)?;
+        let outbound = sockets.listen(SocketAddr::new(any, OUTBOUND), options)?;
         let socks5 = || sockets.listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SOCKS5), ListenOptions::default());
         let listeners = Listeners {
             inbound: Some(inbound),
@@ -162,22 +183,6 @@ impl Node {
             socks5: self.config.socks5.then(socks5).transpose()?,
         };
         Ok(Bound { listeners, sockets: sockets.clone(), preserve_source })
-    }
-
-    /// Listens, for connections to any address if sources are to be preserved; tells whether that could
-    /// be had.
-    fn listen(&self, sockets: &Sockets, address: SocketAddr) -> io::Result<(tokio::net::TcpListener, bool)> {
-        let plain = ListenOptions::default();
-        let transparent = || sockets.listen(address, ListenOptions { transparent: true, ..plain });
-        match self.config.source {
-            SourcePreservation::Off => Ok((sockets.listen(address, plain)?, false)),
-            SourcePreservation::Required => Ok((transparent()?, true)),
-            SourcePreservation::BestEffort => match transparent() {
-                Ok(listener) => Ok((listener, true)),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok((sockets.listen(address, plain)?, false)),
-                Err(error) => Err(error),
-            },
-        }
     }
 
     /// The address for all addresses.
