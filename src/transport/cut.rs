@@ -2,18 +2,15 @@
 
 use super::{
     Rewind,
-    copy::{End, Side},
+    copy::{End, Pieces, Side},
     socket,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
 /// A side of a connection that can be broken off, so that its peer cannot take what it has got for
 /// everything there was.
-pub trait Cuttable: AsyncRead + AsyncWrite + Unpin {
+pub trait Cuttable: Pieces {
     /// Breaks it off.
     fn break_off(&mut self);
 }
