@@ -2,7 +2,7 @@
 
 use super::Directory;
 use crate::{
-    model::{Endpoint, Health, Identity, Service, ServicePort, TargetPort, TunnelProtocol, Workload},
+    model::{AppProtocol, Endpoint, Health, Identity, Service, ServicePort, TargetPort, TunnelProtocol, Workload},
     state::{Hop, UpstreamEndpoint},
 };
 use std::{
@@ -38,6 +38,16 @@ impl Directory {
         let serving = serving.into_iter().filter(|w| w.health == Health::Healthy || service.publish_not_ready);
         endpoints.extend(serving.filter_map(|w| self.of_serving(w, service, port, &sans, reach)));
         endpoints
+    }
+
+    /// The workloads of a service that take connections for a port that it does not declare: through
+    /// their application tunnels (contract, 2.4).
+    pub(in crate::state) fn tunnelled(&self, service: &Service, port: u16) -> Vec<UpstreamEndpoint> {
+        let port = ServicePort { name: "".into(), port, target: TargetPort::Endpoint, protocol: AppProtocol::Tcp };
+        let sans = alternative_identities(service);
+        let serving = self.serving(&service.key).into_iter().filter(|w| w.health == Health::Healthy || service.publish_not_ready);
+        let serving = serving.filter(|w| w.l4.application_tunnel.is_some());
+        serving.filter_map(|w| self.of_serving(w, service, &port, &sans, Reach::Anywhere)).collect()
     }
 
     /// All workloads behind a service, ready or not.

@@ -1,8 +1,17 @@
+//! What becomes of connections: by our own manifests here, by what a control plane sends further down.
+
 use super::*;
 use crate::{
+    model::Hostname,
     state::Change,
     ztunnel::tests::fixture::{Hop as Reach, gateway, gateway_pod, mesh, pod, service, uid},
 };
+
+mod endpoints;
+mod networks;
+mod services;
+mod waypoints;
+mod worlds;
 
 /// A short form of a decision, to compare with.
 fn told(result: Result<Resolved, Unresolved>) -> String {
