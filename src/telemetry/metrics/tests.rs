@@ -6,7 +6,12 @@ use std::time::Duration;
 fn rendered(count: impl FnOnce()) -> Vec<String> {
     let recorder = Recorder::default();
     metrics::with_local_recorder(&recorder, count);
-    recorder.render(MetricsFormat::Prometheus, Vec::new()).lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect()
+    recorder
+        .render(MetricsFormat::Prometheus, Vec::new())
+        .lines()
+        .filter(|l| !l.starts_with('#') && !l.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn reviews() -> WorkloadLabels<'static> {
