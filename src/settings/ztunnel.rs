@@ -195,7 +195,7 @@ impl SocketArgs {
 
 /// Variables that switch something on which there is not, and what they say when they do. To go on
 /// without it would be to promise what is not kept.
-const REFUSED: [(&str, fn(&str) -> bool, &str); 6] = [
+const REFUSED: [(&str, Asks, &str); 6] = [
     ("XDS_ON_DEMAND", is_true, "there is no on-demand xDS"),
     ("FAKE_CA", is_true, "there is no built-in CA: `cairn certs` makes one for --identity-dir"),
     ("TLS12_ENABLED", |value| value == "true", "there is no TLS 1.2, only 1.3"),
@@ -203,6 +203,9 @@ const REFUSED: [(&str, fn(&str) -> bool, &str); 6] = [
     ("CRL_PATH", |_| true, "certificate revocation lists are not supported"),
     ("ENABLE_PROXY", |value| value == "false", "a ztunnel that proxies nothing is not supported"),
 ];
+
+/// Whether a value asks for it.
+type Asks = fn(&str) -> bool;
 
 fn is_true(value: &str) -> bool {
     value == "true"

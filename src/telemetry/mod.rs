@@ -9,6 +9,7 @@ mod flag;
 mod format;
 pub mod log;
 mod metrics;
+pub mod pprof;
 mod record;
 
 pub use access::{AccessLog, AccessLogFormat, AccessLogMode, SharedMode, UnknownOption};
