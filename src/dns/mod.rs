@@ -7,6 +7,26 @@
 
 #[cfg(test)]
 mod fixture;
+mod forward;
+mod hosts;
+mod listeners;
 mod lookup;
+mod message;
+mod metrics;
+mod proxy;
+mod resolv_conf;
+mod search;
+#[cfg(test)]
+mod tests;
 
+pub use forward::Protocol;
+pub use hosts::Resolver;
+pub use listeners::Listeners;
 pub use lookup::{Client, Cluster, Family, Found, Match, Outcome, find, lookup};
+pub use metrics::{Labels, Metrics};
+pub use proxy::{Config, DnsProxy, Limits, Source};
+pub use resolv_conf::ResolvConf;
+pub use search::Search;
+
+/// The port of the proxy on localhost.
+pub const DNS_PORT: u16 = 15053;
