@@ -2,7 +2,10 @@
 //! are. Only the id differs on the way, which forged answers must guess, along with the port.
 
 use super::message::{self, Request};
-use crate::transport::{Sockets, socket::ConnectOptions};
+use crate::{
+    telemetry::DnsProtocol,
+    transport::{Sockets, socket::ConnectOptions},
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
@@ -15,25 +18,6 @@ use tokio::{
 const ROUNDS: usize = 2;
 /// Answers by UDP are taken up to this length; a longer one is asked for again by TCP.
 const MAX_UDP: usize = 4096;
-
-/// How a client speaks with us, and we with a nameserver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// One datagram each way.
-    Udp,
-    /// Messages with their length in front.
-    Tcp,
-}
-
-impl Protocol {
-    /// The name in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::Tcp => "tcp",
-        }
-    }
-}
 
 /// The nameservers, and the way to them.
 #[derive(Debug)]
@@ -52,15 +36,15 @@ impl Forwarder {
 
     /// The first answer that a nameserver gives, whatever it says; `None` when none gives any. Cancel
     /// safe.
-    pub(super) async fn ask(&self, request: &Request<'_>, protocol: Protocol) -> Option<Vec<u8>> {
+    pub(super) async fn ask(&self, request: &Request<'_>, protocol: DnsProtocol) -> Option<Vec<u8>> {
         let rounds = match protocol {
-            Protocol::Udp => ROUNDS,
-            Protocol::Tcp => 1,
+            DnsProtocol::Udp => ROUNDS,
+            DnsProtocol::Tcp => 1,
         };
         for nameserver in std::iter::repeat_n(&self.nameservers, rounds).flatten() {
             let answer = match protocol {
-                Protocol::Udp => self.udp(request, *nameserver).await,
-                Protocol::Tcp => self.tcp(request, *nameserver).await,
+                DnsProtocol::Udp => self.udp(request, *nameserver).await,
+                DnsProtocol::Tcp => self.tcp(request, *nameserver).await,
             };
             match answer {
                 Ok(answer) => return Some(answer),

@@ -1,12 +1,12 @@
 //! Where questions come from: UDP and TCP, side by side on each address.
 
 use super::{
-    Protocol,
     forward::{read, write},
     proxy::Shared,
 };
 use crate::{
     runtime::DrainWatch,
+    telemetry::DnsProtocol,
     transport::{
         Sockets,
         listener::{self, ListenOptions},
@@ -27,6 +27,8 @@ use tokio::{
 
 /// The longest question that is read: a name, and options around it.
 const MAX_REQUEST: usize = 4096;
+/// Datagrams that are still read at the start of a drain, however many more keep coming.
+const MAX_LEFT: usize = 1024;
 /// After an error that concerns the socket as a whole.
 const BACKOFF: Duration = Duration::from_millis(10);
 
@@ -122,7 +124,8 @@ async fn datagrams(socket: Arc<UdpSocket>, shared: Arc<Shared>, drain: DrainWatc
         }
     }
     // Nobody else will read what is already here.
-    while let Ok((length, peer)) = socket.try_recv_from(&mut buffer) {
+    for _ in 0..MAX_LEFT {
+        let Ok((length, peer)) = socket.try_recv_from(&mut buffer) else { return };
         answer_datagram(&socket, &shared, &drain, buffer.get(..length).unwrap_or_default(), peer);
     }
 }
@@ -136,7 +139,7 @@ fn answer_datagram(socket: &Arc<UdpSocket>, shared: &Arc<Shared>, drain: &DrainW
     tokio::spawn(async move {
         let _held = guard;
         let answering = async {
-            let Some(answer) = shared.respond(&question, Protocol::Udp).await else { return };
+            let Some(answer) = shared.respond(&question, DnsProtocol::Udp).await else { return };
             if let Err(error) = socket.send_to(&answer, peer).await {
                 tracing::debug!(target: "dns", %peer, %error, "answer not delivered");
             }
@@ -181,7 +184,7 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared, drain: &DrainW
             () = drain.signaled() => return Ok(()),
         };
         // Who sends what cannot be answered has lost the thread.
-        let Some(answer) = shared.respond(&question, Protocol::Tcp).await else { return Ok(()) };
+        let Some(answer) = shared.respond(&question, DnsProtocol::Tcp).await else { return Ok(()) };
         tokio::time::timeout(idle, write(&mut stream, &answer)).await??;
     }
 }

@@ -1,25 +1,30 @@
-//! What is counted (contract, 6.1).
+//! The series of a proxy: each looked up once.
 
-use super::Protocol;
-use crate::model::Workload;
-use std::{fmt, time::Duration};
+use crate::{
+    model::{Name, Workload},
+    telemetry::{DnsLabels, DnsMetrics, DnsProtocol},
+};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
-/// Counts for a proxy: `istio_dns_requests_total` and the series of what is asked upstream.
-pub trait Metrics: fmt::Debug + Send + Sync {
-    /// A question came.
-    fn request(&self, labels: Labels<'_>);
+/// Those that have been counted in so far: few, since the types have few names and the proxy has one
+/// workload.
+#[derive(Debug, Default)]
+pub(super) struct Series(Mutex<HashMap<Key, DnsMetrics>>);
 
-    /// A question went on to the nameservers, and ended after `took`: `failed` without an answer.
-    fn upstream(&self, labels: Labels<'_>, took: Duration, failed: bool);
-}
+type Key = (&'static str, DnsProtocol, Option<(Name, Name)>);
 
-/// The labels of a question.
-#[derive(Debug, Clone, Copy)]
-pub struct Labels<'a> {
-    /// `request_query_type`: the mnemonic in lower case; `unknown` for all that are rare.
-    pub query_type: &'static str,
-    /// `request_protocol`
-    pub protocol: Protocol,
-    /// Who asks, if known.
-    pub source: Option<&'a Workload>,
+impl Series {
+    /// The series of a question; `source` is the workload that asks, if known.
+    pub(super) fn of(&self, query_type: &'static str, protocol: DnsProtocol, source: Option<&Workload>) -> DnsMetrics {
+        let source = source.map(|source| (source.canonical_name.clone(), source.canonical_revision.clone()));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = known.entry((query_type, protocol, source)).or_insert_with_key(|(_, _, source)| {
+            let (canonical_service, canonical_revision) = source.as_ref().map_or(("", ""), |(service, revision)| (service, revision));
+            DnsMetrics::resolve(&DnsLabels { query_type, protocol, canonical_service, canonical_revision })
+        });
+        metrics.clone()
+    }
 }

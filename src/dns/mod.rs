@@ -19,11 +19,9 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-pub use forward::Protocol;
 pub use hosts::Resolver;
 pub use listeners::Listeners;
 pub use lookup::{Client, Cluster, Family, Found, Match, Outcome, find, lookup};
-pub use metrics::{Labels, Metrics};
 pub use proxy::{Config, DnsProxy, Limits, Source};
 pub use resolv_conf::ResolvConf;
 pub use search::Search;

@@ -1,15 +1,17 @@
 //! The proxy: what becomes of a question.
 
 use super::{
-    Client, Cluster, Labels, Listeners, Metrics, Outcome, Protocol, Search,
+    Client, Cluster, Listeners, Outcome, Search,
     forward::Forwarder,
     lookup,
     message::{self, MAX_MESSAGE, Rcode, Refusal, Request},
+    metrics::Series,
 };
 use crate::{
     model::Workload,
     runtime::DrainWatch,
     state::{NodeSnapshot, SnapshotHandle},
+    telemetry::{DnsMetrics, DnsProtocol},
     transport::Sockets,
 };
 use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -74,7 +76,7 @@ pub(super) struct Shared {
     forwarder: Forwarder,
     mesh: SnapshotHandle<NodeSnapshot>,
     source: Box<dyn Fn() -> Source + Send + Sync>,
-    metrics: Arc<dyn Metrics>,
+    series: Series,
     places: Semaphore,
     pub(super) limits: Limits,
 }
@@ -94,13 +96,12 @@ impl DnsProxy {
         listeners: Listeners,
         mesh: SnapshotHandle<NodeSnapshot>,
         source: impl Fn() -> Source + Send + Sync + 'static,
-        metrics: Arc<dyn Metrics>,
     ) -> Self {
         let Config { cluster, search, mut nameservers, limits } = config;
         nameservers.retain(|nameserver| !listeners.hear(*nameserver));
         let forwarder = Forwarder::new(nameservers, sockets, limits.upstream_udp, limits.upstream_tcp);
         let places = Semaphore::new(limits.requests);
-        let shared = Shared { cluster, search, forwarder, mesh, source: Box::new(source), metrics, places, limits };
+        let shared = Shared { cluster, search, forwarder, mesh, source: Box::new(source), series: Series::default(), places, limits };
         Self { shared, listeners }
     }
 
@@ -113,7 +114,7 @@ impl DnsProxy {
 
 impl Shared {
     /// The answer to a message, if there is to be one. Cancel safe.
-    pub(super) async fn respond(&self, bytes: &[u8], protocol: Protocol) -> Option<Vec<u8>> {
+    pub(super) async fn respond(&self, bytes: &[u8], protocol: DnsProtocol) -> Option<Vec<u8>> {
         let request = match Request::parse(bytes) {
             Ok(request) => request,
             Err(Refusal::Answer(answer)) => return Some(answer),
@@ -124,10 +125,11 @@ impl Shared {
             return Some(request.error(Rcode::ServFail));
         };
         let source = (self.source)().await;
-        let labels = Labels { query_type: message::kind_name(request.kind()), protocol, source: source.as_deref() };
-        self.metrics.request(labels);
+        let query_type = message::kind_name(request.kind());
+        let metrics = self.series.of(query_type, protocol, source.as_deref());
+        metrics.request();
         let (answer, result) = match &source {
-            Some(source) => self.answer(&request, source, labels).await,
+            Some(source) => self.answer(&request, protocol, source, &metrics).await,
             None => (request.error(Rcode::ServFail), "unknown source"),
         };
         tracing::event!(
@@ -135,7 +137,7 @@ impl Shared {
             tracing::Level::DEBUG,
             src.workload = source.as_ref().map_or("unknown", |source| &*source.name),
             src.namespace = source.as_ref().map_or("unknown", |source| &*source.namespace),
-            query = labels.query_type,
+            query = query_type,
             domain = request.name(),
             result,
             endpoints = message::answer_count(&answer),
@@ -143,13 +145,21 @@ impl Shared {
         Some(answer)
     }
 
-    async fn answer(&self, request: &Request<'_>, source: &Workload, labels: Labels<'_>) -> (Vec<u8>, &'static str) {
-        let Some((name, family)) = request.name().zip(request.family()) else { return self.forward(request, labels).await };
+    async fn answer(
+        &self,
+        request: &Request<'_>,
+        protocol: DnsProtocol,
+        source: &Workload,
+        metrics: &DnsMetrics,
+    ) -> (Vec<u8>, &'static str) {
+        let Some((name, family)) = request.name().zip(request.family()) else {
+            return self.forward(request, protocol, metrics).await;
+        };
         let search = self.search.domains(&self.cluster, &source.namespace).await;
         let client = Client { namespace: &source.namespace, search: &search, cluster: &self.cluster };
-        let limit = match labels.protocol {
-            Protocol::Udp => request.payload(),
-            Protocol::Tcp => MAX_MESSAGE,
+        let limit = match protocol {
+            DnsProtocol::Udp => request.payload(),
+            DnsProtocol::Tcp => MAX_MESSAGE,
         };
         let outcome = lookup(&self.mesh.load(), client, &name, family);
         match outcome {
@@ -157,14 +167,14 @@ impl Shared {
                 (request.answer(&addresses, alias.as_ref().map(|alias| alias.as_str()), limit), "success")
             }
             Outcome::Empty => (request.answer(&[], None, limit), "no records"),
-            Outcome::Forward => self.forward(request, labels).await,
+            Outcome::Forward => self.forward(request, protocol, metrics).await,
         }
     }
 
-    async fn forward(&self, request: &Request<'_>, labels: Labels<'_>) -> (Vec<u8>, &'static str) {
+    async fn forward(&self, request: &Request<'_>, protocol: DnsProtocol, metrics: &DnsMetrics) -> (Vec<u8>, &'static str) {
         let started = Instant::now();
-        let answer = self.forwarder.ask(request, labels.protocol).await;
-        self.metrics.upstream(labels, started.elapsed(), answer.is_none());
+        let answer = self.forwarder.ask(request, protocol).await;
+        metrics.upstream(started.elapsed(), answer.is_none());
         match answer {
             Some(answer) => (answer, "forwarded"),
             None => (request.error(Rcode::ServFail), "forwarding failed"),

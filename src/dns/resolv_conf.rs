@@ -2,7 +2,10 @@
 //! skipped, as every resolver does.
 
 use crate::model::Hostname;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+};
 
 /// Nameservers that are asked at most, as glibc has it.
 const MAX_NAMESERVERS: usize = 3;
@@ -20,6 +23,14 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
+    /// That of this process.
+    ///
+    /// # Errors
+    /// When `/etc/resolv.conf` cannot be read.
+    pub fn system() -> io::Result<Self> {
+        Ok(Self::parse(&fs::read_to_string("/etc/resolv.conf")?))
+    }
+
     /// Reads the text of the file.
     pub fn parse(text: &str) -> Self {
         let mut out = Self::default();
@@ -51,7 +62,7 @@ fn nameserver(word: &str) -> Option<SocketAddr> {
 fn index(interface: &str) -> Option<u32> {
     let is_name = !interface.is_empty() && !interface.starts_with('.') && !interface.contains('/');
     let path = format!("/sys/class/net/{interface}/ifindex");
-    is_name.then(|| std::fs::read_to_string(path).ok())??.trim().parse().ok()
+    is_name.then(|| fs::read_to_string(path).ok())??.trim().parse().ok()
 }
 
 fn domain(word: &str) -> Option<Hostname> {

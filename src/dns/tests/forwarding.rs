@@ -1,7 +1,7 @@
 //! Names that are not of the mesh.
 
-use super::stand::{Nameserver, Stand, config, id, listeners, nobody, question, told, with_payload};
-use crate::dns::{Limits, Protocol};
+use super::stand::{Nameserver, Stand, client, config, id, listeners, nobody, question, told, with_payload};
+use crate::{dns::Limits, telemetry::DnsProtocol};
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
@@ -17,13 +17,13 @@ async fn exchange(
     stand: &Stand,
     nameserver: &mut Nameserver,
     question: &Message,
-    protocol: Protocol,
+    protocol: DnsProtocol,
     reply: impl Fn(&mut Message),
 ) -> Message {
     let asking = async {
         match protocol {
-            Protocol::Udp => stand.udp(question).await,
-            Protocol::Tcp => stand.tcp(question).await,
+            DnsProtocol::Udp => stand.udp(question).await,
+            DnsProtocol::Tcp => stand.tcp(question).await,
         }
     };
     let answering = async {
@@ -54,7 +54,7 @@ async fn questions_go_to_the_nameserver_as_they_are_and_so_do_answers() {
         question(".", RecordType::NS),
     ];
     for question in rows {
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
+        for protocol in [DnsProtocol::Udp, DnsProtocol::Tcp] {
             let answer = exchange(&stand, &mut nameserver, &question, protocol, |reply| {
                 reply.add_answer(address("www.example.com.", [192, 0, 2, 1]));
             })
@@ -63,9 +63,12 @@ async fn questions_go_to_the_nameserver_as_they_are_and_so_do_answers() {
             assert_eq!((answer.answers[0].ttl, answer.metadata.authoritative), (300, false), "theirs, not ours");
         }
     }
-    let counted = stand.counted.take();
-    assert_eq!(counted[..2], ["request a udp client", "forwarded a udp client"]);
-    assert_eq!(counted[16..18], ["request unknown udp client", "forwarded unknown udp client"]);
+    let counted = stand.counted();
+    for want in
+        ["requests a udp 3", "requests a tcp 3", "upstream_requests a udp 3", "upstream_requests aaaa tcp 1", "requests unknown udp 1"]
+    {
+        assert!(counted.iter().any(|line| line == want), "{want} in {counted:?}");
+    }
 }
 
 #[tokio::test]
@@ -74,13 +77,13 @@ async fn what_the_nameserver_says_is_passed_on() {
     let stand = Stand::new(config([nameserver.address]));
     let question = question("www.example.com.", RecordType::A);
     for code in [ResponseCode::NXDomain, ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::FormErr] {
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
+        for protocol in [DnsProtocol::Udp, DnsProtocol::Tcp] {
             let answer = exchange(&stand, &mut nameserver, &question, protocol, |reply| reply.metadata.response_code = code).await;
             assert_eq!(told(&question, &answer).0, code);
         }
     }
-    assert!(stand.counted.take().iter().all(|line| !line.starts_with("failed")), "an answer is no failure");
-    let answer = exchange(&stand, &mut nameserver, &question, Protocol::Udp, |reply| reply.metadata.truncation = true).await;
+    assert!(stand.counted().iter().all(|line| !line.starts_with("upstream_failures")), "an answer is no failure");
+    let answer = exchange(&stand, &mut nameserver, &question, DnsProtocol::Udp, |reply| reply.metadata.truncation = true).await;
     assert!(answer.metadata.truncation);
 }
 
@@ -98,11 +101,11 @@ async fn an_answer_longer_than_the_client_takes_is_cut() {
     };
     // Header and question 33 bytes, each address 16.
     let rows = [
-        (plain.clone(), Protocol::Udp, 29, 29, false),
-        (plain.clone(), Protocol::Udp, 30, 0, true),
-        (with_payload(plain.clone(), 1232), Protocol::Udp, 60, 60, false),
-        (with_payload(plain.clone(), 1232), Protocol::Udp, 100, 0, true),
-        (plain.clone(), Protocol::Tcp, 110, 110, false),
+        (plain.clone(), DnsProtocol::Udp, 29, 29, false),
+        (plain.clone(), DnsProtocol::Udp, 30, 0, true),
+        (with_payload(plain.clone(), 1232), DnsProtocol::Udp, 60, 60, false),
+        (with_payload(plain.clone(), 1232), DnsProtocol::Udp, 100, 0, true),
+        (plain.clone(), DnsProtocol::Tcp, 110, 110, false),
     ];
     for (question, protocol, count, told, is_cut) in rows {
         let answer = exchange(&stand, &mut nameserver, &question, protocol, fill(count)).await;
@@ -150,9 +153,9 @@ async fn a_wrong_answer_by_tcp_is_none() {
     let stand = Stand::new(config([nameserver.address]));
     let question = question("www.example.com.", RecordType::A);
     let answer =
-        exchange(&stand, &mut nameserver, &question, Protocol::Tcp, |reply| reply.metadata.id = reply.metadata.id.wrapping_add(1)).await;
+        exchange(&stand, &mut nameserver, &question, DnsProtocol::Tcp, |reply| reply.metadata.id = reply.metadata.id.wrapping_add(1)).await;
     assert_eq!(told(&question, &answer).0, ResponseCode::ServFail);
-    assert_eq!(stand.counted.take(), ["request a tcp client", "failed a tcp client"]);
+    assert_eq!(stand.counted(), ["requests a tcp 1", "upstream_failures a tcp 1", "upstream_requests a tcp 1"]);
 }
 
 #[tokio::test]
@@ -177,7 +180,7 @@ async fn ids_upstream_are_our_own_and_random() {
 #[tokio::test]
 async fn the_next_nameserver_is_asked_when_one_does_not_answer() {
     let question = question("www.example.com.", RecordType::A);
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
+    for protocol in [DnsProtocol::Udp, DnsProtocol::Tcp] {
         // Nobody is there.
         let mut second = Nameserver::new().await;
         let stand = Stand::new(config([nobody().await, second.address]));
@@ -206,7 +209,7 @@ async fn an_error_without_the_question_is_reason_to_ask_the_next() {
         reply.metadata.response_code = ResponseCode::NotImp;
         asked.send(&reply).await;
     };
-    let (answer, ()) = tokio::join!(exchange(&stand, &mut second, &question, Protocol::Udp, |_| ()), refusing);
+    let (answer, ()) = tokio::join!(exchange(&stand, &mut second, &question, DnsProtocol::Udp, |_| ()), refusing);
     assert_eq!(told(&question, &answer).0, ResponseCode::NoError);
 }
 
@@ -220,19 +223,19 @@ async fn when_no_nameserver_answers_the_question_fails() {
         let stand = Stand::new(config);
         assert_eq!(told(&question, &stand.udp(&question).await).0, ResponseCode::ServFail);
         assert_eq!(told(&question, &stand.tcp(&question).await).0, ResponseCode::ServFail);
-        let want = ["request a udp client", "failed a udp client", "request a tcp client", "failed a tcp client"];
-        assert_eq!(stand.counted.take(), want);
+        assert!(stand.counted().ends_with(&["upstream_requests a tcp 1".to_owned(), "upstream_requests a udp 1".to_owned()]));
+        assert_eq!(stand.counted().iter().filter(|line| line.starts_with("upstream_failures")).count(), 2);
     }
     let asked = [silent.asked().await, silent.asked().await, silent.asked().await].map(|asked| asked.protocol);
-    assert_eq!(asked, [Protocol::Udp, Protocol::Udp, Protocol::Tcp], "by UDP twice: a datagram may get lost");
+    assert_eq!(asked, [DnsProtocol::Udp, DnsProtocol::Udp, DnsProtocol::Tcp], "by UDP twice: a datagram may get lost");
 }
 
 #[tokio::test]
 async fn we_never_ask_ourselves() {
     let listeners = listeners();
     let own: Vec<_> = listeners.udp_addresses().chain(listeners.tcp_addresses()).collect();
-    let stand = Stand::of(config(own), listeners, || Box::pin(async { Some(super::stand::client()) }));
+    let client = client();
+    let stand = Stand::of(config(own), listeners, move || Box::pin(std::future::ready(Some(client.clone()))));
     let question = question("www.example.com.", RecordType::A);
     assert_eq!(told(&question, &stand.udp(&question).await).0, ResponseCode::ServFail);
-    assert_eq!(stand.counted.take(), ["request a udp client", "failed a udp client"], "asked once");
 }

@@ -2,22 +2,26 @@
 
 use crate::{
     dns::{
-        Cluster, Config, DnsProxy, Labels, Limits, Listeners, Metrics, Protocol, Search, Source,
+        Cluster, Config, DnsProxy, Limits, Listeners, Search, Source,
         fixture::{kube, mesh, pod},
         message,
     },
-    model::{Resource, Workload},
+    model::{Name, Resource, Workload},
     runtime::drain::{self, DrainTrigger},
     state::{NodeCompiler, Store},
+    telemetry::{self, DnsProtocol, MetricsFormat},
     transport::Sockets,
 };
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RecordType},
+    rr::{Name as Domain, RecordType},
 };
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -34,37 +38,11 @@ pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.expect("in time")
 }
 
-/// What has been counted, a line each.
-#[derive(Debug, Default)]
-pub(super) struct Counted(Mutex<Vec<String>>);
-
-impl Metrics for Counted {
-    fn request(&self, labels: Labels<'_>) {
-        self.note("request", labels);
-    }
-
-    fn upstream(&self, labels: Labels<'_>, _: Duration, failed: bool) {
-        self.note(if failed { "failed" } else { "forwarded" }, labels);
-    }
-}
-
-impl Counted {
-    fn note(&self, what: &str, Labels { query_type, protocol, source }: Labels<'_>) {
-        let source = source.map_or("unknown", |source| &*source.canonical_name);
-        self.0.lock().unwrap().push(format!("{what} {query_type} {} {source}", protocol.as_str()));
-    }
-
-    /// Takes what has been counted so far.
-    pub(super) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
-
-/// A proxy for the workload `client` of namespace `demo`.
+/// A proxy for a workload of namespace `demo`.
 pub(super) struct Stand {
     pub(super) udp: SocketAddr,
     pub(super) tcp: SocketAddr,
-    pub(super) counted: Arc<Counted>,
+    client: Name,
     pub(super) drain: DrainTrigger,
     pub(super) serving: JoinHandle<()>,
     pub(super) _store: Store<NodeCompiler>,
@@ -79,8 +57,11 @@ fn resources() -> Vec<Resource> {
     out
 }
 
+/// A workload that no other test counts for.
 pub(super) fn client() -> Arc<Workload> {
-    Arc::new(pod("demo", "client", &["10.0.0.1"], &[]))
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("client-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    Arc::new(pod("demo", &name, &["10.0.0.1"], &[]))
 }
 
 pub(super) fn config(nameservers: impl IntoIterator<Item = SocketAddr>) -> Config {
@@ -95,17 +76,36 @@ pub(super) fn listeners() -> Listeners {
 
 impl Stand {
     pub(super) fn new(config: Config) -> Self {
-        Self::of(config, listeners(), || Box::pin(async { Some(client()) }))
+        let client = client();
+        let name = client.canonical_name.clone();
+        let source = move || -> Source { Box::pin(std::future::ready(Some(client.clone()))) };
+        Self { client: name, ..Self::of(config, listeners(), source) }
     }
 
     pub(super) fn of(config: Config, listeners: Listeners, source: impl Fn() -> Source + Send + Sync + 'static) -> Self {
         let (store, handle) = mesh(resources());
         let (udp, tcp) = (listeners.udp_addresses().next().unwrap(), listeners.tcp_addresses().next().unwrap());
-        let counted = Arc::new(Counted::default());
-        let proxy = DnsProxy::new(config, Sockets::default(), listeners, handle, source, counted.clone());
+        telemetry::install();
+        let proxy = DnsProxy::new(config, Sockets::default(), listeners, handle, source);
         let (drain, watch) = drain::new();
         let serving = tokio::spawn(proxy.serve(watch));
-        Self { udp, tcp, counted, drain, serving, _store: store }
+        Self { udp, tcp, client: "unknown".into(), drain, serving, _store: store }
+    }
+
+    /// What has been counted for the client: `requests a udp 1`.
+    pub(super) fn counted(&self) -> Vec<String> {
+        let rendered = telemetry::install().render(MetricsFormat::Prometheus);
+        let own = format!("source_canonical_service=\"{}\"", self.client);
+        let lines = rendered.lines().filter(|line| line.contains(&own)).filter_map(|line| line.strip_prefix("istio_dns_"));
+        let totals = lines.filter_map(|line| {
+            let (name, rest) = line.split_once("_total{")?;
+            let label = |name: &str| Some(rest.split_once(&format!("{name}=\""))?.1.split('"').next()?.to_owned());
+            let value = rest.rsplit(' ').next().filter(|value| *value != "0")?;
+            Some(format!("{name} {} {} {value}", label("request_query_type")?, label("request_protocol")?))
+        });
+        let mut totals: Vec<String> = totals.collect();
+        totals.sort();
+        totals
     }
 
     /// Asks by UDP.
@@ -149,7 +149,7 @@ pub(super) async fn receive_framed(stream: &mut TcpStream) -> Message {
 pub(super) fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(fastrand::u16(..), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message.add_query(Query::query(Domain::from_ascii(name).unwrap(), kind));
     message
 }
 
@@ -170,7 +170,7 @@ pub(super) fn told(question: &Message, answer: &Message) -> (ResponseCode, Vec<S
 /// One question that a nameserver has got.
 pub(super) struct Asked {
     pub(super) bytes: Vec<u8>,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: DnsProtocol,
     answer: mpsc::Sender<Vec<u8>>,
 }
 
@@ -239,7 +239,7 @@ async fn datagrams(socket: UdpSocket, sender: mpsc::Sender<Asked>) {
                 let _ = socket.send_to(&bytes, peer).await;
             }
         });
-        let asked = Asked { bytes: buffer[..length].to_vec(), protocol: Protocol::Udp, answer };
+        let asked = Asked { bytes: buffer[..length].to_vec(), protocol: DnsProtocol::Udp, answer };
         if sender.send(asked).await.is_err() {
             return;
         }
@@ -255,7 +255,7 @@ async fn connections(listener: TcpListener, sender: mpsc::Sender<Asked>) {
             let mut bytes = vec![0; length.into()];
             stream.read_exact(&mut bytes).await.unwrap();
             let (answer, mut answers) = mpsc::channel::<Vec<u8>>(16);
-            if sender.send(Asked { bytes, protocol: Protocol::Tcp, answer }).await.is_err() {
+            if sender.send(Asked { bytes, protocol: DnsProtocol::Tcp, answer }).await.is_err() {
                 return;
             }
             while let Some(bytes) = answers.recv().await {
