@@ -4,19 +4,21 @@ use super::{
     AppError, MeshSource, Process, Running, ZtunnelOptions,
     mesh::{Findings, Policies},
     node_dump::{NodeDump, NodeFacts},
-    options::{MeshFrom, Mode, NodeOptions, OwnPod, Shared},
+    options::{DnsOptions, MeshFrom, Mode, NodeOptions, OwnPod, Shared},
 };
 use crate::{
     cert::{self, FileCertSource, Keeper},
     control::{local, zds},
+    dns,
     model::{Identity, Name, Resource, ResourceName, Workload},
     runtime::{DrainWatch, Workers, workers},
-    settings::{ListenAddress, WorkloadName, ZtunnelCommand},
+    settings::{ListenAddress, PodAddress, WorkloadName, ZtunnelCommand},
     state::{Change, NodeCompiler, NodeSnapshot, Own, SnapshotHandle},
     telemetry::{self, AccessLog, PodCounters, log::LogHandle},
     transport::{Sockets, listener::ListenOptions, netns, sockets::SocketOptions},
     ztunnel::{
-        Config, Enrolment, Listeners, Local, Node, NodeConfig, PodState, PodsConfig, SourcePreservation, Ztunnel, follow_identities,
+        Config, DnsAddress, Enrolment, Listeners, Local, Node, NodeConfig, NodeDns, PodState, PodsConfig, SourcePreservation, Ztunnel,
+        follow_identities,
     },
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -73,12 +75,13 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
         source: preservation(&node, SourcePreservation::BestEffort),
         ipv6: node.ipv6,
         socks5: listeners.socks5_address != ListenAddress::Off,
+        dns: node.dns.as_ref().map(|dns| node_dns(dns, &node, &cluster_domain)),
         ztunnel: Arc::new(node.apply(config)),
     };
     let pods = Node::new(node_config, keeper.clone(), mesh.handle.clone(), workers, access);
     let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), PodCounters::resolve());
     let states = enrolment.states();
-    let facts = facts(&node, &root_namespace, cluster_domain, shown);
+    let facts = facts(&node, &root_namespace, cluster_domain.clone(), shown);
     let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper };
     process.serve_admin(&listeners.admin, log, move || dump.text(Some(&states.all())))?;
     if let Some(own) = shared.own {
@@ -120,18 +123,27 @@ fn start_dedicated(
         plaintext: process.listen_with("plaintext", listeners.plaintext_address, options)?,
         outbound: process.listen_with("outbound", listeners.outbound_address, options)?,
         socks5: process.listen("socks5", listeners.socks5_address)?,
+        dns: None,
     };
     let bound = bound.detach().map_err(AppError::run)?;
-    let facts = facts(&node, &root_namespace, cluster_domain, shown);
+    let facts = facts(&node, &root_namespace, cluster_domain.clone(), shown);
     let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper: keeper.clone() };
     process.serve_admin(&listeners.admin, log, move || dump.text(None))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
     telemetry::report_runtimes(workers.runtimes().cloned());
     let config = Arc::new(Config { preserve_source, ..node.apply(config) });
-    let ztunnel = Ztunnel::new(config, local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    // Where several share a machine, as with manifests to try out, only one could have the port.
+    let dns = node.dns.as_ref().filter(|_| usual != SourcePreservation::Off).map(|dns| node_dns(dns, &node, &cluster_domain));
+    let (names, has_ipv6) = (dns.as_ref().map(|dns| (dns.address, sockets.clone())), node.ipv6);
+    let mut ztunnel = Ztunnel::new(config, local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    if let Some(dns) = dns {
+        ztunnel = ztunnel.with_dns(own_dns(dns));
+    }
     let (drain, guard, failed) = (process.drain(), process.drain().guard(), process.failed());
     workers.for_connection().spawn(move |home| async move {
-        match bound.attach() {
+        // Sockets belong to the runtime that they are made in.
+        let names = names.map(|(address, sockets)| address.listen(&sockets, has_ipv6)).transpose();
+        match bound.attach().and_then(|listeners| Ok(Listeners { dns: names?, ..listeners })) {
             Ok(listeners) => ztunnel.serve(listeners, home, drain).await,
             Err(error) => drop(failed.try_send(error.into())),
         }
@@ -208,6 +220,26 @@ fn only_identity(process: &Process) -> Result<Option<Identity>, AppError> {
     }
     let certificate = FileCertSource::open(directory).map_err(AppError::config)?;
     Ok(Some(certificate.identity().clone()))
+}
+
+fn node_dns(dns: &DnsOptions, node: &NodeOptions, cluster_domain: &str) -> NodeDns {
+    let nameservers = dns::ResolvConf::system().map(|conf| conf.nameservers).unwrap_or_else(|error| {
+        tracing::warn!(%error, "nobody to ask for names that are not of the mesh");
+        Vec::new()
+    });
+    let address = match dns.address {
+        PodAddress::Localhost(port) => DnsAddress::Localhost(port),
+        PodAddress::At(address) => DnsAddress::At(address),
+    };
+    let mut cluster = dns::Cluster::new(cluster_domain);
+    (cluster.preferred_namespace, cluster.ipv6) = (dns.preferred_namespace.clone(), node.ipv6);
+    NodeDns { address, cluster, nameservers }
+}
+
+/// The DNS proxy of a workload that this process stands beside.
+fn own_dns(dns: NodeDns) -> dns::Config {
+    let search = dns::ResolvConf::system().map(|conf| conf.search).unwrap_or_default();
+    dns::Config { cluster: dns.cluster, search: dns::Search::fixed(search), nameservers: dns.nameservers, limits: dns::Limits::default() }
 }
 
 /// Whether workloads see their clients' addresses; `usual` if nobody has said.

@@ -2,7 +2,7 @@
 
 use super::{Config, Local, open::OpenConnections, own::OwnPorts, tracker};
 use crate::{
-    hbone,
+    dns, hbone,
     runtime::{DrainWatch, Place},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
     telemetry::{AccessLog, SocketCounters},
@@ -27,6 +27,7 @@ pub(super) struct Shared {
     pub(super) tracker: Arc<Tracker>,
     pub(super) open: Arc<OpenConnections>,
     pub(super) counted: SocketCounters,
+    pub(super) names: Arc<dns::Resolver>,
     pub(super) drain: DrainWatch,
 }
 

@@ -148,7 +148,7 @@ impl Stand {
         let socks5 = TcpListener::bind((place.ip, 0)).await.unwrap();
         let address = socks5.local_addr().unwrap();
         let (drain, watch) = drain::new();
-        let listeners = Listeners { inbound: Some(place.inbound), plaintext: None, outbound, socks5: Some(socks5) };
+        let listeners = Listeners { inbound: Some(place.inbound), outbound, socks5: Some(socks5), ..Listeners::default() };
         tokio::spawn(ztunnel.serve(listeners, Workers::current().for_connection(), watch));
         Running { socks5: address, drain, records }
     }
