@@ -63,7 +63,10 @@ impl Forwarder {
     }
 
     async fn tcp(&self, request: &Request<'_>, nameserver: SocketAddr) -> io::Result<Vec<u8>> {
-        let mut stream = self.sockets.connect(nameserver, ConnectOptions::new(self.tcp_timeout)).await?;
+        let mut stream = match self.sockets.connect(nameserver, ConnectOptions::new(self.tcp_timeout)).await {
+            Ok(stream) => stream,
+            Err(error) => return self.udp_instead(request, nameserver).await.map_err(|_| error),
+        };
         let (id, question) = with_random_id(request)?;
         let exchange = async {
             write(&mut stream, &question).await?;
@@ -73,6 +76,14 @@ impl Forwarder {
             Ok(answer)
         };
         timeout(self.tcp_timeout, exchange).await?
+    }
+}
+
+impl Forwarder {
+    /// What a nameserver says by UDP that cannot be reached by TCP, if it can say it all.
+    async fn udp_instead(&self, request: &Request<'_>, nameserver: SocketAddr) -> io::Result<Vec<u8>> {
+        let answer = self.udp(request, nameserver).await?;
+        if message::is_truncated(&answer) { Err(io::Error::other("the answer is cut short")) } else { Ok(answer) }
     }
 }
 

@@ -269,6 +269,11 @@ pub(super) fn is_bare_error(answer: &[u8], id: u16) -> bool {
     answer.len() == HEADER && number(answer, 0) == Some(id) && is_error
 }
 
+/// Whether a message says that it is cut short.
+pub(super) fn is_truncated(message: &[u8]) -> bool {
+    number(message, 2).is_some_and(|flags| flags & TRUNCATED != 0)
+}
+
 /// The id of a message; of what is too short to have one, none.
 pub(super) fn set_id(message: &mut [u8], id: u16) {
     if let Some(place) = message.get_mut(..2) {

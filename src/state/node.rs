@@ -70,6 +70,11 @@ pub enum WaypointRoute {
 }
 
 impl NodeService {
+    /// Whether traffic to it goes through a waypoint.
+    pub fn has_waypoint(&self) -> bool {
+        self.waypoint.is_some() || self.service.l4.weighted_waypoints.iter().any(|(_, weight)| *weight > 0)
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         let same_port = |(port, upstream): (&u16, &Arc<Upstream>)| other.ports.get(port).is_some_and(|o| Arc::ptr_eq(upstream, o));
         Arc::ptr_eq(&self.service, &other.service)

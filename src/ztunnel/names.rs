@@ -31,13 +31,13 @@ pub(super) fn lookup(snapshot: &NodeSnapshot, client: Client<'_>, name: &str, po
             addresses.next().map_or(Meaning::Nowhere, |ip| Meaning::Address(SocketAddr::new(ip, port)))
         }
         // So would what others say of a ServiceEntry without addresses.
-        None if snapshot.host(&Hostname::new(name), client.namespace).is_some_and(|service| service.waypoint.is_some()) => Meaning::Nowhere,
+        None if snapshot.host(&Hostname::new(name), client.namespace).is_some_and(|service| service.has_waypoint()) => Meaning::Nowhere,
         None => Meaning::Foreign,
     }
 }
 
 fn is_guarded(found: &Found<'_>) -> bool {
-    found.service().is_some_and(|service| service.waypoint.is_some() && service.service.vips.is_empty())
+    found.service().is_some_and(|service| service.has_waypoint() && service.service.vips.is_empty())
 }
 
 #[cfg(test)]

@@ -236,6 +236,10 @@ impl<'a> Client<'a> {
                 Ok(ip) => resolved.next = resolved.next.at(ip),
                 Err(error) => return Err((Box::new(resolved), error)),
             }
+            // Whoever owns the name may have it lead anywhere.
+            if resolve::leads_back(Source { workload: self.workload, own: &self.shared.own }, &resolved.next) {
+                return Err((Box::new(resolved), OpenError::Loop));
+            }
         }
         counters().upstream_connects.increment(1);
         match self.connect(&resolved).await {

@@ -382,7 +382,7 @@ fn alternatives(service: &Service) -> impl Iterator<Item = Identity> {
 
 /// Whether a connection would come back to this proxy. A waypoint, or a gateway, decides on where it
 /// goes from there; elsewhere the target is final, in a tunnel or not.
-fn leads_back(source: Source<'_>, next: &NextHop) -> bool {
+pub(super) fn leads_back(source: Source<'_>, next: &NextHop) -> bool {
     let target = match next {
         NextHop::Waypoint { .. } | NextHop::Gateway { .. } => return false,
         NextHop::Hbone { tunnel, .. } => match &tunnel.authority {

@@ -159,6 +159,23 @@ async fn a_wrong_answer_by_tcp_is_none() {
 }
 
 #[tokio::test]
+async fn a_nameserver_without_tcp_is_asked_by_udp() {
+    let mut nameserver = Nameserver::of_datagrams().await;
+    let stand = Stand::new(config([nameserver.address]));
+    let asked = question("example.com.", RecordType::A);
+    for (is_cut, code) in [(false, ResponseCode::NoError), (true, ResponseCode::ServFail)] {
+        let answering = async {
+            let asked = nameserver.asked().await;
+            let mut reply = asked.reply();
+            reply.metadata.truncation = is_cut;
+            asked.send(&reply).await;
+        };
+        let (answer, ()) = tokio::join!(stand.tcp(&asked), answering);
+        assert_eq!(told(&asked, &answer).0, code, "cut short: {is_cut}");
+    }
+}
+
+#[tokio::test]
 async fn ids_upstream_are_our_own_and_random() {
     let mut nameserver = Nameserver::new().await;
     let stand = Stand::new(config([nameserver.address]));

@@ -218,6 +218,15 @@ impl Nameserver {
         Self { address, asked }
     }
 
+    /// One that cannot be reached by TCP.
+    pub(super) async fn of_datagrams() -> Self {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        let (sender, asked) = mpsc::channel(16);
+        tokio::spawn(datagrams(udp, sender));
+        Self { address, asked }
+    }
+
     pub(super) async fn asked(&mut self) -> Asked {
         within(self.asked.recv()).await.unwrap()
     }
