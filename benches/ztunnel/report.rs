@@ -1,8 +1,8 @@
 //! Figures, medians and ratios.
 
 use super::{
-    case::Case,
-    load::{Done, What},
+    case::{Case, Kind},
+    load::{Done, Load, What},
     node::Name,
 };
 use serde_json::{Value, json};
@@ -49,16 +49,16 @@ pub enum Metric {
 }
 
 impl Metric {
-    fn title(self) -> String {
-        let title = match self {
+    fn title(self) -> &'static str {
+        match self {
             Self::PerSecond => "per second",
             Self::Gbit => "Gbit/s",
             Self::Cpu => "CPU µs each, both proxies",
             Self::CpuClient => "… client's node",
             Self::CpuServer => "… server's node",
             Self::CpuGb => "CPU ms/GB, both proxies",
-            Self::CpuGbClient => "… on the client's node",
-            Self::CpuGbServer => "… on the server's node",
+            Self::CpuGbClient => "… client's node",
+            Self::CpuGbServer => "… server's node",
             Self::P50 => "p50 µs",
             Self::P99 => "p99 µs",
             Self::RssWithoutPods => "RSS without pods, MiB",
@@ -69,15 +69,14 @@ impl Metric {
             Self::PeakClient => "peak MiB, client's node",
             Self::PeakServer => "peak MiB, server's node",
             Self::OpenFiles => "open files with 10 pods",
-            Self::Before(instance) => return format!("requests/s at instance {instance} before"),
-            Self::After(instance) => return format!("requests/s at instance {instance} after"),
+            Self::Before(_) => "requests/s at each instance, before",
+            Self::After(_) => "requests/s at each instance, after",
             Self::LeastShare => "least loaded instance, of an equal part",
             Self::MostShare => "most loaded instance, of an equal part",
             Self::AllReached => "change to a request at every instance, s",
             Self::LoadCpu => "CPU µs each, generator",
             Self::Errors => "errors",
-        };
-        title.to_owned()
+        }
     }
 
     fn show(self, value: f64) -> String {
@@ -177,6 +176,29 @@ impl<const N: usize> From<[(Metric, f64); N]> for Figures {
     }
 }
 
+const HEAD: &str = "cairn : other (no proxy)";
+
+/// The columns of the tables of traffic, each with what tells its cases first.
+const OPERATIONS: [Metric; 7] =
+    [Metric::PerSecond, Metric::Cpu, Metric::CpuClient, Metric::CpuServer, Metric::P50, Metric::P99, Metric::Errors];
+const BULK: [Metric; 7] =
+    [Metric::Gbit, Metric::CpuGb, Metric::CpuGbClient, Metric::CpuGbServer, Metric::PeakClient, Metric::PeakServer, Metric::Errors];
+
+impl Case {
+    /// The first column of its table; cases with figures of their own only have errors in common.
+    fn shown_by(&self) -> Metric {
+        match self.kind {
+            Kind::Traffic(Load { what: What::Up | What::Down, .. }, _) => BULK[0],
+            Kind::Traffic(..) => OPERATIONS[0],
+            Kind::Idle(_) | Kind::Started | Kind::Replicas => Metric::Errors,
+        }
+    }
+}
+
+fn join(metrics: &[Metric], text: impl Fn(Metric) -> String) -> String {
+    metrics.iter().copied().map(text).collect::<Vec<_>>().join(" | ")
+}
+
 /// All rounds.
 #[derive(Debug)]
 pub struct Rows {
@@ -233,32 +255,56 @@ impl Rows {
         format!("{text} {}", met.map_or(unmeasured, mark))
     }
 
-    /// The table, to be pasted elsewhere.
-    pub fn markdown(&self) -> String {
-        let has = |name: Name| self.rounds.keys().any(|(_, known)| *known == name);
-        let others: Vec<Name> = [Name::Other, Name::NoProxy].into_iter().filter(|name| has(*name)).collect();
-        let mut head = vec!["case".to_owned(), "figure".into(), "cairn".into()];
-        for other in &others {
-            head.extend([other.as_str().to_owned(), format!("cairn / {}", other.as_str())]);
+    /// `cairn : other = ratio (no proxy: figure) (aim)`, of what there is.
+    fn cell(&self, case: &'static str, metric: Metric) -> String {
+        let shown = |name| self.median(case, name, metric).map(|value| metric.show(value));
+        let mut text = shown(Name::Cairn).unwrap_or_default();
+        if let Some(other) = shown(Name::Other) {
+            let _ = write!(text, " : {other}");
         }
-        head.push("aim".into());
-        let mut text = format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
-        for case in &self.cases {
-            let rounds = self.rounds.iter().filter(|((name, _), _)| *name == case.name).flat_map(|(_, rounds)| rounds);
-            let metrics: BTreeSet<Metric> = rounds.flat_map(|figures| figures.0.keys().copied()).collect();
-            for metric in metrics {
-                let shown = |name| self.median(case.name, name, metric).map(|value| metric.show(value)).unwrap_or_default();
-                let mut cells = vec![case.name.to_owned(), metric.title(), shown(Name::Cairn)];
-                for other in &others {
-                    let ratio = self.ratio(case.name, *other, metric).map(|ratio| format!("**{ratio:.2}**"));
-                    cells.extend([shown(*other), ratio.unwrap_or_default()]);
-                }
-                let targets = self.targets.iter().filter(|target| target.case == case.name && target.metric == metric);
-                cells.push(targets.map(|target| self.judge(target)).collect::<Vec<_>>().join(", "));
-                let _ = writeln!(text, "| {} |", cells.join(" | "));
-            }
+        if let Some(ratio) = self.ratio(case, Name::Other, metric) {
+            let _ = write!(text, " = **{ratio:.2}**");
+        }
+        if let Some(none) = shown(Name::NoProxy).filter(|_| metric != Metric::Errors) {
+            let ratio = self.ratio(case, Name::NoProxy, metric).map(|ratio| format!(", {ratio:.2}")).unwrap_or_default();
+            let _ = write!(text, " (no proxy {none}{ratio})");
+        }
+        for target in self.targets.iter().filter(|target| target.case == case && target.metric == metric) {
+            let _ = write!(text, " ({})", self.judge(target));
         }
         text
+    }
+
+    /// The tables, to be pasted elsewhere.
+    pub fn markdown(&self) -> String {
+        let mut text = String::new();
+        for columns in [&OPERATIONS[..], &BULK] {
+            let cases = self.cases.iter().filter(|case| case.shown_by() == columns[0]);
+            let rows = cases.map(|case| format!("| {} | {} |\n", case.name, join(columns, |metric| self.cell(case.name, metric))));
+            let rows: String = rows.collect();
+            if !rows.is_empty() {
+                let head =
+                    format!("| {HEAD} | {} |\n|---|{}", join(columns, |metric| metric.title().to_owned()), "---|".repeat(columns.len()));
+                let _ = writeln!(text, "{head}\n{rows}");
+            }
+        }
+        let rows: String = self.cases.iter().filter(|case| case.shown_by() == Metric::Errors).map(|case| self.figures(case)).collect();
+        if !rows.is_empty() {
+            let _ = write!(text, "| case | figure | {HEAD} |\n|---|---|---|\n{rows}");
+        }
+        text
+    }
+
+    /// A row for each figure. What has one title is one figure with many parts.
+    fn figures(&self, case: &Case) -> String {
+        let rounds = self.rounds.iter().filter(|((name, _), _)| *name == case.name).flat_map(|(_, rounds)| rounds);
+        let metrics: BTreeSet<Metric> = rounds.flat_map(|figures| figures.0.keys().copied()).collect();
+        let metrics: Vec<Metric> = metrics.into_iter().collect();
+        let rows = metrics.chunk_by(|one, next| one.title() == next.title()).map(|parts| {
+            let cells: Vec<String> = parts.iter().map(|metric| self.cell(case.name, *metric)).collect();
+            format!("| {} | {} | {} |\n", case.name, parts[0].title(), cells.join(", "))
+        });
+        rows.collect()
     }
 
     pub fn json(&self, machine: &Value) -> Value {

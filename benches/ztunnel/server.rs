@@ -5,11 +5,12 @@ use std::{
     net::{Ipv4Addr, TcpStream as Blocking},
     process::{Command, ExitCode},
     sync::LazyLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 /// HTTP/1.1 with 1 KiB in each answer.
