@@ -17,6 +17,7 @@ pub mod transport;
 // Floor 3: protocols and sources.
 pub mod cert;
 pub mod control;
+pub mod dns;
 pub mod hbone;
 // Floor 4: layers.
 pub mod middleware;

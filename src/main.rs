@@ -3,13 +3,14 @@
 use cairn::{
     app,
     settings::{Cli, Command, Environment, UsageError},
-    telemetry::log,
+    telemetry::{log, pprof::heap::Sampling},
 };
 use std::{io, process::ExitCode};
 
-/// Small requests come and go by the million: see `docs/performance.md`.
+/// Small requests come and go by the million: see `docs/performance.md`. Who holds memory is sampled
+/// only on request.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Sampling<mimalloc::MiMalloc> = Sampling(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os(), &Environment::process()) {

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["model"],
     &["authz", "balance", "route", "runtime", "telemetry"],
     &["state", "transport"],
-    &["cert", "control", "hbone"],
+    &["cert", "control", "dns", "hbone"],
     &["middleware"],
     &["admin", "check", "waypoint", "ztunnel"],
     &["settings"],

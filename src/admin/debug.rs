@@ -2,23 +2,25 @@
 
 use super::{
     Answer, Asked, Router,
+    profile::profiles,
     router::{text, typed},
 };
 use crate::telemetry::log::LogHandle;
 use http::StatusCode;
 
-/// `/config_dump`, `/logging`, `/quitquitquit` and `/version`. `config_dump` gives JSON; `quit`
+/// `/config_dump`, `/logging`, `/quitquitquit`, `/version` and `/debug/pprof/…`. `config_dump` gives JSON; `quit`
 /// begins the drain and returns at once. More paths may be added; close with
 /// [`Router::with_index`].
 pub fn debug(config_dump: impl Fn() -> String + Send + Sync + 'static, log: LogHandle, quit: impl Fn() + Send + Sync + 'static) -> Router {
-    Router::new()
+    let router = Router::new()
         .any("/config_dump", "the configuration that is served, as JSON", move |_| typed(StatusCode::OK, JSON, config_dump()))
         .post("/logging", "?level=warn, ?level=cairn::hbone=debug (beside what is set), ?reset, or both", move |asked| logging(&log, asked))
         .post("/quitquitquit", "drain and exit", move |_| {
             quit();
             text(StatusCode::OK, "shutdown now\n")
         })
-        .get("/version", "name and version of this build, as JSON", |_| typed(StatusCode::OK, JSON, VERSION))
+        .get("/version", "name and version of this build, as JSON", |_| typed(StatusCode::OK, JSON, VERSION));
+    profiles(router)
 }
 
 const JSON: &str = "application/json";

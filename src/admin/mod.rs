@@ -6,6 +6,7 @@
 
 mod debug;
 mod metrics;
+mod profile;
 mod readiness;
 mod router;
 mod server;

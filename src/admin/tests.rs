@@ -102,6 +102,22 @@ async fn the_operator_sees_the_configuration_and_may_end_the_process() {
 }
 
 #[tokio::test]
+async fn profiles_are_asked_for_with_sensible_numbers() {
+    let routes = debug(String::new, telemetry::log::init(Some("off"), false), || {});
+    let (addr, _server) = start(routes).await;
+    for query in ["seconds=0", "seconds=301", "seconds=-1", "frequency=0", "frequency=1001", "seconds=1&frequency=x"] {
+        let answer = ask(addr, &format!("GET /debug/pprof/profile?{query}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("not a number from 1 to "), "{query}: {answer}");
+    }
+    let answer = ask(addr, "GET /debug/pprof/heap").await;
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.ends_with("heap profiling is not active\n"), "{answer}");
+    assert!(ask(addr, "POST /debug/pprof/heap/profiling?activate=maybe").await.starts_with("HTTP/1.1 400 "));
+    let answer = ask(addr, "POST /debug/pprof/heap/profiling?activate=true").await;
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("does not sample"), "tests have another allocator: {answer}");
+    assert!(ask(addr, "GET /debug/pprof/heap/profiling").await.ends_with("heap profiling is not active\n"));
+}
+
+#[tokio::test]
 async fn a_client_that_sends_no_request_is_cut_off() {
     let (addr, _server) = start(readiness(Vec::new)).await;
     let mut stream = TcpStream::connect(addr).await.unwrap();

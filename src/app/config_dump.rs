@@ -1,14 +1,12 @@
-//! `/config_dump`: what is served, and what is wrong with what is not.
+//! A waypoint's `/config_dump`: what is served, and what is wrong with what is not.
 
 use super::mesh::Findings;
 use crate::{
-    cert::{CertState, CertStatus},
-    model::{AppProtocol, Name},
-    state::{Backends, Destination, Hop, NodeSnapshot, RulePlan, Upstream, WaypointRoute, WaypointSnapshot},
-    ztunnel::PodState,
+    model::AppProtocol,
+    state::{Backends, Destination, Hop, RulePlan, Upstream, WaypointSnapshot},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::sync::PoisonError;
 
 /// A waypoint's dump.
 pub(super) fn waypoint(snapshot: &WaypointSnapshot, findings: &Findings) -> String {
@@ -28,46 +26,6 @@ pub(super) fn waypoint(snapshot: &WaypointSnapshot, findings: &Findings) -> Stri
         "findings": &*findings.lock().unwrap_or_else(PoisonError::into_inner),
     });
     format!("{dump:#}\n")
-}
-
-/// A ztunnel's dump.
-pub(super) fn ztunnel(
-    snapshot: &NodeSnapshot,
-    findings: &Findings,
-    certificates: &[CertStatus],
-    pods: Option<BTreeMap<Name, PodState>>,
-) -> String {
-    let certificates = certificates.iter().map(|c| json!({ "identity": c.identity.as_str(), "state": state(&c.state) }));
-    let mut services: Vec<_> = snapshot.services().collect();
-    services.sort_by_key(|s| s.service.key.clone());
-    let services = services.iter().map(|s| {
-        let ports: std::collections::BTreeMap<_, _> = s.ports.iter().map(|(port, u)| (port, upstream(u))).collect();
-        let waypoint = s.waypoint.as_ref().map(|w| match w {
-            WaypointRoute::Gateway { name, .. } => name.to_string(),
-            WaypointRoute::At(place) => place.to_string(),
-        });
-        json!({ "host": s.service.key.hostname.as_str(), "namespace": &*s.service.key.namespace, "vips": s.service.vips, "waypoint": waypoint, "ports": ports })
-    });
-    let local = snapshot
-        .local_workloads()
-        .map(|w| json!({ "uid": &*w.workload.uid, "identity": w.workload.identity.as_str(), "policyRules": w.rules.len() }));
-    let dump = json!({
-        "version": snapshot.version,
-        "local": local.collect::<Vec<_>>(),
-        "services": services.collect::<Vec<_>>(),
-        "certificates": certificates.collect::<Vec<_>>(),
-        "workloadState": pods,
-        "findings": &*findings.lock().unwrap_or_else(PoisonError::into_inner),
-    });
-    format!("{dump:#}\n")
-}
-
-fn state(state: &CertState) -> &'static str {
-    match state {
-        CertState::Initializing => "Initializing",
-        CertState::Available(_) => "Available",
-        CertState::Unavailable(_) => "Unavailable",
-    }
 }
 
 fn destination(destination: &Destination) -> Value {

@@ -3,12 +3,13 @@
 use super::AppError;
 use crate::{
     control::manifest::{self, Batch, Located, ManifestSource},
-    model::Kind,
+    model::{AuthorizationPolicy, Kind, Resource, ResourceKey, ResourceName},
     runtime::{DrainWatch, Readiness},
-    state::{Compile, SnapshotHandle, Store},
+    state::{Change, Compile, SnapshotHandle, Store},
     telemetry,
 };
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,10 +25,27 @@ pub struct MeshSource {
     source: Option<ManifestSource>,
     first: Batch,
     findings: Findings,
+    policies: Policies,
 }
 
 /// What is wrong with the manifests now, for the configuration dump.
 pub(super) type Findings = Arc<Mutex<Vec<Located>>>;
+
+/// The authorization policies as they were written, for the configuration dump: what is compiled of
+/// them cannot be read back.
+pub(super) type Policies = Arc<Mutex<BTreeMap<ResourceName, Arc<AuthorizationPolicy>>>>;
+
+/// Takes over what changes among policies.
+fn note(policies: &Policies, changes: &[Change]) {
+    let mut policies = policies.lock().unwrap_or_else(PoisonError::into_inner);
+    for change in changes {
+        match change {
+            Change::Upsert(Resource::Policy(policy)) => drop(policies.insert(policy.name.clone(), policy.clone())),
+            Change::Remove(ResourceKey::Policy(name)) => drop(policies.remove(name)),
+            Change::Upsert(_) | Change::Remove(_) => {}
+        }
+    }
+}
 
 /// A mesh that is served and followed.
 #[derive(Debug)]
@@ -36,6 +54,8 @@ pub struct OpenedMesh<S> {
     pub handle: SnapshotHandle<S>,
     /// What is wrong now.
     pub findings: Findings,
+    /// The policies now.
+    pub policies: Policies,
 }
 
 impl MeshSource {
@@ -65,13 +85,15 @@ impl MeshSource {
             return Err(AppError::Manifests(errors));
         }
         let findings = Arc::new(Mutex::new(first.findings.clone()));
-        Ok(Self { source, first, findings })
+        let policies = Policies::default();
+        note(&policies, &first.changes);
+        Ok(Self { source, first, findings, policies })
     }
 
     /// Compiles what was read and follows the files until `drain` is signalled. Should following them
     /// end before, `readiness` fails: what is served from then on grows old.
     pub fn follow<C: Compile>(self, compiler: C, drain: &DrainWatch, readiness: Readiness) -> OpenedMesh<C::Snapshot> {
-        let Self { source, first, findings } = self;
+        let Self { source, first, findings, policies } = self;
         let mut store = Store::new(compiler);
         telemetry::config_version(store.apply(first.changes));
         let handle = store.handle();
@@ -82,12 +104,12 @@ impl MeshSource {
                 drain.forced().await;
                 drop(store);
             });
-            return OpenedMesh { handle, findings };
+            return OpenedMesh { handle, findings, policies };
         };
         let (send, mut batches) = mpsc::channel::<Batch>(4);
         let stop = drain.clone();
         tokio::spawn(async move { source.run(send, POLL, stop.signaled()).await });
-        let (known, drain) = (findings.clone(), drain.clone());
+        let (known, noted, drain) = (findings.clone(), policies.clone(), drain.clone());
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
                 report(&batch.fresh);
@@ -95,6 +117,7 @@ impl MeshSource {
                     telemetry::config_rejected(kind(finding));
                 }
                 *known.lock().unwrap_or_else(PoisonError::into_inner) = batch.findings;
+                note(&noted, &batch.changes);
                 let changes = batch.changes.len();
                 // Compiling is work for a core, not for a thread that carries traffic.
                 let applied = tokio::task::spawn_blocking(move || {
@@ -114,7 +137,7 @@ impl MeshSource {
                 readiness.fail("manifests are no longer watched");
             }
         });
-        OpenedMesh { handle, findings }
+        OpenedMesh { handle, findings, policies }
     }
 
     /// The batch that was read at start.
@@ -142,7 +165,6 @@ fn kind(finding: &Located) -> Option<Kind> {
 mod tests {
     use super::*;
     use crate::{
-        model::Resource,
         runtime::drain,
         state::{Delta, Directory},
     };

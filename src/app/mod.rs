@@ -4,6 +4,7 @@ mod certs;
 mod check;
 mod config_dump;
 mod mesh;
+mod node_dump;
 mod options;
 mod process;
 mod waypoint;

@@ -98,8 +98,6 @@ pub struct NodeOptions {
     pub response_baggage: bool,
     /// Refuse what has no usable waypoint.
     pub require_waypoint: bool,
-    /// About how old a tunnel to a waypoint may become.
-    pub waypoint_tunnel_age: Duration,
     /// Log verdicts at level info.
     pub log_verdicts: bool,
     /// Time that certificates are asked for.
@@ -131,10 +129,43 @@ impl Default for NodeOptions {
             localhost_app_tunnel: true,
             response_baggage: true,
             require_waypoint: false,
-            waypoint_tunnel_age: Duration::from_secs(300),
             log_verdicts: false,
             secret_ttl: Duration::from_secs(24 * 60 * 60),
         }
+    }
+}
+
+impl ZtunnelOptions {
+    /// How it was started, as the configuration dump shows it. Texts that were given inline are left
+    /// out.
+    pub(super) fn shown(&self) -> serde_json::Value {
+        let node = &self.node;
+        let mesh = match &self.mesh {
+            MeshFrom::Manifests(config) => serde_json::json!({ "manifests": config.paths }),
+            MeshFrom::LocalFile(path) => serde_json::json!({ "localXds": path }),
+            MeshFrom::LocalText(_) => serde_json::json!({ "localXds": "inline" }),
+        };
+        let (mode, socket) = match &self.mode {
+            Mode::Shared(shared) => ("Shared", Some(&shared.socket)),
+            Mode::Dedicated { .. } => ("Dedicated", None),
+        };
+        serde_json::json!({
+            "proxyMode": mode,
+            "inpodUds": socket,
+            "mesh": mesh,
+            "localNode": node.name,
+            "network": node.network,
+            "clusterId": node.cluster,
+            "clusterDomain": self.config.cluster_domain,
+            "packetMark": node.mark,
+            "requireOriginalSource": node.preserve_source,
+            "ipv6Enabled": node.ipv6,
+            "dnsProxy": node.dns.is_some(),
+            "requireWaypoint": node.require_waypoint,
+            "numWorkerThreads": self.process.worker_threads,
+            "selfTerminationDeadline": format!("{:?}", self.process.drain_deadline),
+            "ztunnel": format!("{:?}", self.config),
+        })
     }
 }
 
@@ -171,7 +202,6 @@ impl From<&ZtunnelCommand> for NodeOptions {
             localhost_app_tunnel: command.localhost_app_tunnel,
             response_baggage: command.response_baggage,
             require_waypoint: command.require_waypoint,
-            waypoint_tunnel_age: command.waypoint_tunnel_age,
             log_verdicts: command.authz_policy_info_logging,
             secret_ttl: command.secret_ttl,
         }
@@ -189,6 +219,7 @@ fn config(command: &ZtunnelCommand) -> Config {
         max_connections: command.max_connections,
         network: command.pod.network.as_str().into(),
         preserve_source: command.sockets.preserve_source == Some(true),
+        ..Config::default()
     }
 }
 

@@ -156,9 +156,22 @@ impl Process {
     /// # Errors
     /// When the address cannot be bound.
     pub fn listen(&mut self, name: &'static str, address: ListenAddress) -> Result<Option<TcpListener>, AppError> {
+        self.listen_with(name, address, ListenOptions::default())
+    }
+
+    /// Listens in another way.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or an option is not permitted.
+    pub fn listen_with(
+        &mut self,
+        name: &'static str,
+        address: ListenAddress,
+        options: ListenOptions,
+    ) -> Result<Option<TcpListener>, AppError> {
         let ListenAddress::At(address) = address else { return Ok(None) };
         let failed = |error: io::Error| AppError::config(anyhow::anyhow!("cannot listen on {address} ({name}): {error}"));
-        let bind = |address| listener::bind(address, ListenOptions::default());
+        let bind = |address| listener::bind(address, options);
         let listener = match bind(address) {
             // A machine without IPv6 still has the wildcard of IPv4.
             Err(error) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(NO_IPV6) => {

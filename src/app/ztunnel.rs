@@ -1,22 +1,27 @@
 //! `cairn ztunnel`: one process for all pods of a node, or for one workload.
 
 use super::{
-    AppError, MeshSource, Process, Running, ZtunnelOptions, config_dump,
-    options::{MeshFrom, Mode, NodeOptions, OwnPod, Shared},
+    AppError, MeshSource, Process, Running, ZtunnelOptions,
+    mesh::{Findings, Policies},
+    node_dump::{NodeDump, NodeFacts},
+    options::{DnsOptions, MeshFrom, Mode, NodeOptions, OwnPod, Shared},
 };
 use crate::{
     cert::{self, FileCertSource, Keeper},
     control::{local, zds},
-    hbone,
+    dns,
     model::{Identity, Name, Resource, ResourceName, Workload},
     runtime::{DrainWatch, Workers, workers},
-    settings::{ListenAddress, WorkloadName, ZtunnelCommand},
-    state::{Change, NodeCompiler, Own},
-    telemetry::{self, AccessLog, log::LogHandle, node_counters},
-    transport::{Sockets, netns, sockets::SocketOptions},
-    ztunnel::{Config, Enrolment, Listeners, Local, Node, NodeConfig, PodsConfig, SourcePreservation, Ztunnel, follow_identities},
+    settings::{ListenAddress, PodAddress, WorkloadName, ZtunnelCommand},
+    state::{Change, NodeCompiler, NodeSnapshot, Own, SnapshotHandle},
+    telemetry::{self, AccessLog, PodCounters, log::LogHandle},
+    transport::{Sockets, listener::ListenOptions, netns, sockets::SocketOptions},
+    ztunnel::{
+        Config, DnsAddress, Enrolment, Listeners, Local, Node, NodeConfig, NodeDns, PodState, PodsConfig, SourcePreservation, Ztunnel,
+        follow_identities,
+    },
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 /// How often certificate files are looked at.
@@ -50,8 +55,9 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
 }
 
 fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
-    let own = Own::Node(options.node.name.clone());
+    let (own, shown) = (Own::Node(options.node.name.clone()), options.shown());
     let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let cluster_domain = config.cluster_domain.clone();
     if let Some(mark) = node.mark {
         netns::self_test(mark).map_err(AppError::config)?;
     }
@@ -66,21 +72,18 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
     let sockets = Sockets::new(SocketOptions { reuse_port: shared.port_reuse, ..socket_options(&node) });
     let node_config = NodeConfig {
         sockets,
-        source: match node.preserve_source {
-            None => SourcePreservation::BestEffort,
-            Some(true) => SourcePreservation::Required,
-            Some(false) => SourcePreservation::Off,
-        },
+        source: preservation(&node, SourcePreservation::BestEffort),
         ipv6: node.ipv6,
         socks5: listeners.socks5_address != ListenAddress::Off,
+        dns: node.dns.as_ref().map(|dns| node_dns(dns, &node, &cluster_domain)),
         ztunnel: Arc::new(node.apply(config)),
     };
     let pods = Node::new(node_config, keeper.clone(), mesh.handle.clone(), workers, access);
-    let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), node_counters().pods.clone());
+    let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), PodCounters::resolve());
     let states = enrolment.states();
-    let (handle, findings) = (mesh.handle.clone(), mesh.findings);
-    let dump = move || config_dump::ztunnel(&handle.load(), &findings, &keeper.list(), Some(states.all()));
-    process.serve_admin(&listeners.admin, log, dump)?;
+    let facts = facts(&node, &root_namespace, cluster_domain.clone(), shown);
+    let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper };
+    process.serve_admin(&listeners.admin, log, move || dump.text(Some(&states.all())))?;
     if let Some(own) = shared.own {
         tokio::spawn(serve_own(pods, own, process.drain()));
     }
@@ -101,29 +104,46 @@ fn start_dedicated(
     access: AccessLog,
     log: LogHandle,
 ) -> Result<Running, AppError> {
+    let shown = options.shown();
     let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let cluster_domain = config.cluster_domain.clone();
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
     let (keeper, only) = (keeper(&process)?, only_identity(&process)?);
+    // With manifests it is a proxy to try things out with, and seldom are there rules that lead the answers back.
+    let usual = if matches!(mesh, MeshFrom::Manifests(_)) { SourcePreservation::Off } else { SourcePreservation::BestEffort };
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
     let (uid, local) = served(&source, workload.as_ref(), only.as_ref())?;
     let mesh = source.follow(compiler(Own::Workloads([uid].into()), &root_namespace, &node), &process.drain(), process.readiness());
+    let sockets = Sockets::new(socket_options(&node));
+    let preserve_source = preservation(&node, usual).try_out(&sockets).map_err(AppError::config)?;
+    let options = ListenOptions { transparent: preserve_source, ..ListenOptions::default() };
     let bound = Listeners {
-        inbound: process.listen("hbone", listeners.hbone_address)?,
-        plaintext: process.listen("plaintext", listeners.plaintext_address)?,
-        outbound: process.listen("outbound", listeners.outbound_address)?,
+        inbound: process.listen_with("hbone", listeners.hbone_address, options)?,
+        plaintext: process.listen_with("plaintext", listeners.plaintext_address, options)?,
+        outbound: process.listen_with("outbound", listeners.outbound_address, options)?,
         socks5: process.listen("socks5", listeners.socks5_address)?,
+        dns: None,
     };
     let bound = bound.detach().map_err(AppError::run)?;
-    let (handle, findings, certs) = (mesh.handle.clone(), mesh.findings, keeper.clone());
-    process.serve_admin(&listeners.admin, log, move || config_dump::ztunnel(&handle.load(), &findings, &certs.list(), None))?;
+    let facts = facts(&node, &root_namespace, cluster_domain.clone(), shown);
+    let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper: keeper.clone() };
+    process.serve_admin(&listeners.admin, log, move || dump.text(None))?;
     let workers = Workers::start(threads).map_err(AppError::run)?;
     telemetry::report_runtimes(workers.runtimes().cloned());
-    let sockets = Sockets::new(socket_options(&node));
-    let ztunnel = Ztunnel::new(Arc::new(node.apply(config)), local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    let config = Arc::new(Config { preserve_source, ..node.apply(config) });
+    // Where several share a machine, as with manifests to try out, only one could have the port.
+    let dns = node.dns.as_ref().filter(|_| usual != SourcePreservation::Off).map(|dns| node_dns(dns, &node, &cluster_domain));
+    let (names, has_ipv6) = (dns.as_ref().map(|dns| (dns.address, sockets.clone())), node.ipv6);
+    let mut ztunnel = Ztunnel::new(config, local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    if let Some(dns) = dns {
+        ztunnel = ztunnel.with_dns(own_dns(dns));
+    }
     let (drain, guard, failed) = (process.drain(), process.drain().guard(), process.failed());
     workers.for_connection().spawn(move |home| async move {
-        match bound.attach() {
+        // Sockets belong to the runtime that they are made in.
+        let names = names.map(|(address, sockets)| address.listen(&sockets, has_ipv6)).transpose();
+        match bound.attach().and_then(|listeners| Ok(Listeners { dns: names?, ..listeners })) {
             Ok(listeners) => ztunnel.serve(listeners, home, drain).await,
             Err(error) => drop(failed.try_send(error.into())),
         }
@@ -163,6 +183,26 @@ fn open(mesh: MeshFrom, node: &NodeOptions, config: &Config) -> Result<Mesh, App
     }
 }
 
+fn facts(node: &NodeOptions, root_namespace: &str, cluster_domain: Name, config: serde_json::Value) -> NodeFacts {
+    NodeFacts { network: node.network.clone(), root_namespace: root_namespace.into(), cluster_domain, config }
+}
+
+/// What the configuration dump is made from, whenever somebody asks.
+struct Dump {
+    facts: NodeFacts,
+    mesh: SnapshotHandle<NodeSnapshot>,
+    policies: Policies,
+    findings: Findings,
+    keeper: Arc<Keeper>,
+}
+
+impl Dump {
+    fn text(&self, pods: Option<&BTreeMap<Name, PodState>>) -> String {
+        let Self { facts, mesh, policies, findings, keeper } = self;
+        NodeDump { facts, snapshot: &mesh.load(), policies, findings, certificates: &keeper.list(), pods }.text()
+    }
+}
+
 fn compiler(own: Own, root_namespace: &str, node: &NodeOptions) -> NodeCompiler {
     NodeCompiler::new(own, root_namespace).require_waypoint(node.require_waypoint)
 }
@@ -182,6 +222,35 @@ fn only_identity(process: &Process) -> Result<Option<Identity>, AppError> {
     Ok(Some(certificate.identity().clone()))
 }
 
+fn node_dns(dns: &DnsOptions, node: &NodeOptions, cluster_domain: &str) -> NodeDns {
+    let nameservers = dns::ResolvConf::system().map(|conf| conf.nameservers).unwrap_or_else(|error| {
+        tracing::warn!(%error, "nobody to ask for names that are not of the mesh");
+        Vec::new()
+    });
+    let address = match dns.address {
+        PodAddress::Localhost(port) => DnsAddress::Localhost(port),
+        PodAddress::At(address) => DnsAddress::At(address),
+    };
+    let mut cluster = dns::Cluster::new(cluster_domain);
+    (cluster.preferred_namespace, cluster.ipv6) = (dns.preferred_namespace.clone(), node.ipv6);
+    NodeDns { address, cluster, nameservers }
+}
+
+/// The DNS proxy of a workload that this process stands beside.
+fn own_dns(dns: NodeDns) -> dns::Config {
+    let search = dns::ResolvConf::system().map(|conf| conf.search).unwrap_or_default();
+    dns::Config { cluster: dns.cluster, search: dns::Search::fixed(search), nameservers: dns.nameservers, limits: dns::Limits::default() }
+}
+
+/// Whether workloads see their clients' addresses; `usual` if nobody has said.
+fn preservation(node: &NodeOptions, usual: SourcePreservation) -> SourcePreservation {
+    match node.preserve_source {
+        None => usual,
+        Some(true) => SourcePreservation::Required,
+        Some(false) => SourcePreservation::Off,
+    }
+}
+
 fn socket_options(node: &NodeOptions) -> SocketOptions {
     SocketOptions { mark: node.mark, keepalive: node.keepalive, reuse_port: false }
 }
@@ -189,8 +258,13 @@ fn socket_options(node: &NodeOptions) -> SocketOptions {
 impl NodeOptions {
     /// Limits, with what holds for the whole node.
     fn apply(&self, config: Config) -> Config {
-        let hbone = hbone::Config { max_tunnel_age: self.waypoint_tunnel_age, ..config.hbone };
-        Config { hbone, network: self.network.clone(), ..config }
+        Config {
+            network: self.network.clone(),
+            localhost_app_tunnel: self.localhost_app_tunnel,
+            response_baggage: self.response_baggage,
+            log_verdicts: self.log_verdicts,
+            ..config
+        }
     }
 }
 

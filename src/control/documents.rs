@@ -159,8 +159,11 @@ impl Builder {
                     return Ok(());
                 }
                 let own = self.own_tag(tag.as_deref());
-                let Some(value) = scalar(text, style, tag.as_deref().filter(|_| own.is_none())) else {
-                    return Err((at, self.unknown_tag()));
+                let value = match own {
+                    Some(_) if text.is_empty() && style == ScalarStyle::Plain => Value::Null,
+                    // Who puts a tag on it says that it is no number.
+                    Some(_) => Value::Text(text.into_owned()),
+                    None => scalar(text, style, tag.as_deref()).ok_or_else(|| (at, self.unknown_tag()))?,
                 };
                 self.place(under(own, Node { at, value }), anchor)
             }

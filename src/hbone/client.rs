@@ -7,11 +7,12 @@ use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, uri::Authority};
 use std::{
     fmt,
-    future::poll_fn,
+    future::{Future, pending, poll_fn},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -25,6 +26,7 @@ pub struct Client {
 struct Shared {
     open: AtomicUsize,
     closed: AtomicBool,
+    retired: AtomicBool,
 }
 
 /// Counts a stream for as long as it lives.
@@ -61,24 +63,32 @@ pub enum ConnectError {
 }
 
 impl Client {
-    /// Performs the HTTP/2 handshake and drives the connection in a task of its own.
+    /// Performs the HTTP/2 handshake and drives the connection in a task of its own. `replaced` tells
+    /// that the certificate the tunnel was opened with has been replaced: the tunnel then
+    /// [retires](Self::is_retiring).
     ///
     /// # Errors
     /// When the handshake fails. No time limit: the caller sets one.
-    pub async fn handshake<IO>(io: IO, config: &Config) -> Result<Self, h2::Error>
+    pub async fn handshake<IO>(io: IO, config: &Config, replaced: impl Future<Output = ()> + Send + 'static) -> Result<Self, h2::Error>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (io, flusher) = gather(io);
         let (send, mut connection) = builder(config).handshake::<_, Bytes>(io).await?;
-        let shared = Arc::new(Shared { open: AtomicUsize::new(0), closed: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { open: AtomicUsize::new(0), closed: AtomicBool::new(false), retired: AtomicBool::new(false) });
         let ping_pong = connection.ping_pong().expect("taken once");
         let (config, state) = (config.clone(), shared.clone());
         // The task ends with the connection: when the peer closes it, when pings go unanswered, or when the last handle is dropped.
         tokio::spawn(async move {
+            let retire = async {
+                replaced.await;
+                state.retired.store(true, Ordering::Relaxed);
+                pending().await
+            };
             tokio::select! {
                 end = flusher.drive(connection) => if let Err(error) = end { tracing::debug!(%error, "tunnel closed") },
                 () = keepalive::lost(ping_pong, &config) => tracing::warn!("tunnel closed: peer did not answer pings"),
+                () = retire => {}
             }
             state.closed.store(true, Ordering::Relaxed);
         });
@@ -98,6 +108,25 @@ impl Client {
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the tunnel should be left as soon as may be: it is too old, its certificate has been
+    /// replaced, its pool has been told to forget it, its peer has sent GOAWAY, or it has ended. What
+    /// is kept inside of it should be replaced.
+    pub fn is_retiring(&mut self) -> bool {
+        self.is_retired()
+            || self.is_closed()
+            || matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+    }
+
+    /// Whether we are done with it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Relaxed)
+    }
+
+    /// Gives it no new streams any more.
+    pub(super) fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Relaxed);
     }
 
     /// Whether both are handles of one tunnel.

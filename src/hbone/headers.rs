@@ -100,6 +100,11 @@ pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
     line.split(';').find_map(|pair| pair.trim().strip_prefix("host=")).map(|host| host.trim_matches('"')).filter(|host| !host.is_empty())
 }
 
+/// The network from which a stream comes, if it says so: it came through a gateway.
+pub fn forwarded_network(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-forwarded-network")?.to_str().ok()
+}
+
 /// The headers of an outgoing CONNECT.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectHeaders {

@@ -14,7 +14,7 @@ mod target;
 mod tests;
 
 pub use client::{Client, ConnectError};
-pub use headers::{Baggage, ConnectHeaders, FORWARDED, forwarded_host};
+pub use headers::{Baggage, ConnectHeaders, FORWARDED, forwarded_host, forwarded_network};
 pub use pool::{Opened, Pool, PoolKey, TunnelError, Via};
 pub use server::{Connect, ServerEnd, serve};
 pub use stream::TunnelIo;

@@ -46,6 +46,8 @@ pub struct Opened {
     pub headers: HeaderMap,
     /// Which of [`PoolKey::destinations`] the peer has proved to be.
     pub peer: Identity,
+    /// The tunnel, which stays open for as long as this is held.
+    pub tunnel: Client,
 }
 
 /// Tries on tunnels that others use as well.
@@ -159,7 +161,9 @@ impl Pool {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (io, peer) = tls::connect(io, &cert, &key.destinations).await.map_err(TunnelError::Tls)?;
-        let client = Client::handshake(io, &self.inner.config).await.map_err(TunnelError::Handshake)?;
+        let (certs, used) = (self.inner.certs.clone(), cert.clone());
+        let replaced = async move { certs.replaced(&used).await };
+        let client = Client::handshake(io, &self.inner.config, replaced).await.map_err(TunnelError::Handshake)?;
         Ok(Dialed { client, peer, cert })
     }
 }

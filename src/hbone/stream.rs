@@ -1,11 +1,12 @@
 //! One stream of a tunnel as bytes.
 
-use crate::transport::Cuttable;
+use crate::transport::{Cuttable, copy::Pieces};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use std::{
     fmt,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -136,6 +137,21 @@ impl AsyncWrite for TunnelIo {
         // A stream that is already reset cannot be ended again, and need not be.
         let _ = self.send.send_data(Bytes::new(), true);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Pieces for TunnelIo {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
+        Some(self.poll_chunk(cx).map_ok(|()| mem::take(&mut self.chunk)))
+    }
+
+    fn poll_write_piece(&mut self, cx: &mut Context<'_>, piece: &mut Bytes) -> Poll<io::Result<usize>> {
+        if piece.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let n = ready!(self.poll_room(cx, piece.len()))?;
+        self.send.send_data(piece.split_to(n), false).map_err(write_error)?;
+        Poll::Ready(Ok(n))
     }
 }
 

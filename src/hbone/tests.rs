@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     model::Identity,
     runtime::{DrainTrigger, drain},
-    transport::{CertError, CertFuture, CertSource, Sockets, WorkloadCert, tls},
+    transport::{CertError, CertFuture, CertSource, ReplacedFuture, Sockets, WorkloadCert, tls},
 };
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -46,12 +46,17 @@ async fn eventually(what: &str, check: impl Fn() -> bool) {
 
 /// A certificate that can be replaced.
 #[derive(Debug)]
-struct Certs(Mutex<Arc<WorkloadCert>>);
+struct Certs(watch::Sender<Arc<WorkloadCert>>);
 
 impl CertSource for Certs {
     fn fetch<'a>(&'a self, _: &'a Identity) -> CertFuture<'a> {
-        let cert = self.0.lock().unwrap().clone();
+        let cert = self.0.borrow().clone();
         Box::pin(std::future::ready(Ok(cert)))
+    }
+
+    fn replaced<'a>(&'a self, cert: &'a Arc<WorkloadCert>) -> ReplacedFuture<'a> {
+        let mut current = self.0.subscribe();
+        Box::pin(async move { drop(current.wait_for(|current| !Arc::ptr_eq(current, cert)).await) })
     }
 }
 
@@ -201,7 +206,7 @@ struct World {
 impl World {
     async fn new(client: Config, server: Config) -> Self {
         let ca = Ca::new();
-        let certs = Arc::new(Certs(Mutex::new(issue(&ca, "client"))));
+        let certs = Arc::new(Certs(watch::Sender::new(issue(&ca, "client"))));
         let peer = Peer::start(issue(&ca, "server"), server).await;
         let pool = Pool::new(client, certs.clone(), Sockets::default());
         Self { ca, certs, peer, pool }
@@ -498,7 +503,7 @@ async fn pair(config: Config) -> (TunnelIo, TunnelIo, JoinSet<()>) {
         let (_trigger, watch) = drain::new();
         let _ = serve(far, &server, watch, pending(), |connect| sender.try_send(connect.accept(None).unwrap()).unwrap()).await;
     });
-    let client = Client::handshake(near, &config).await.unwrap();
+    let client = Client::handshake(near, &config, pending()).await.unwrap();
     let connect = client.reserve();
     let headers = ConnectHeaders::default();
     let (theirs, ours) = soon("stream", async { tokio::join!(receiver.recv(), connect.connect(ECHO, &headers, &config)) }).await;

@@ -21,6 +21,13 @@ pub struct HboneArgs {
     /// A tunnel without streams for this long is closed
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, env = "POOL_UNUSED_RELEASE_TIMEOUT")]
     pub tunnel_idle_timeout: Duration,
+    /// A tunnel to a peer takes new streams for about this long, so that peers that came later get
+    /// their share (0s: for ever)
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration, env = "CAIRN_MAX_TUNNEL_AGE")]
+    pub max_tunnel_age: Duration,
+    /// Time over which a server's tunnels are closed when its certificate is replaced
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub rotation_spread: Duration,
     /// Time between a pong and the next ping
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub ping_interval: Duration,
@@ -45,6 +52,9 @@ pub struct HboneArgs {
     /// Tunnels to a peer that are opened to spread load
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub spread_tunnels: usize,
+    /// Tunnels to a peer at most; beyond it streams share what there is
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_tunnels_per_peer: usize,
     /// The address that tunnels are opened from; by default the routing table decides
     #[arg(long, value_name = "ADDR")]
     pub tunnel_source_address: Option<IpAddr>,
@@ -76,6 +86,9 @@ impl HboneArgs {
             connect_timeout: self.connect_answer_timeout,
             first_connect_timeout: self.first_connect_timeout,
             idle_timeout: self.tunnel_idle_timeout,
+            max_tunnel_age: self.max_tunnel_age,
+            rotation_spread: self.rotation_spread,
+            max_tunnels: self.max_tunnels_per_peer,
             max_streams_per_tunnel: self.max_streams_per_tunnel,
             spread_threshold: self.spread_threshold,
             spread_tunnels: self.spread_tunnels,

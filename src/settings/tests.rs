@@ -161,7 +161,7 @@ fn every_variable_is_read_and_its_flag_wins() {
         "ENABLE_RESPONSE_BAGGAGE" = "false", "--response-baggage=false", response_baggage => "false";
         "AUTHZ_POLICY_INFO_LOGGING" = "true", "--authz-policy-info-logging=true", authz_policy_info_logging => "true";
         "CAIRN_REQUIRE_WAYPOINT" = "true", "--require-waypoint", require_waypoint => "true";
-        "CAIRN_WAYPOINT_TUNNEL_AGE" = "9s", "--waypoint-tunnel-age=9s", waypoint_tunnel_age => "9s";
+        "CAIRN_MAX_TUNNEL_AGE" = "9s", "--max-tunnel-age=9s", hbone.max_tunnel_age => "9s";
         "SECRET_TTL" = "1h", "--secret-ttl=1h", secret_ttl => "3600s";
         "CLUSTER_DOMAIN" = "c.test", "--cluster-domain=c.test", mesh.names.cluster_domain => "\"c.test\"";
         "TRUST_DOMAIN" = "t.test", "--trust-domain=t.test", mesh.names.trust_domain => "\"t.test\"";

@@ -51,10 +51,6 @@ pub struct ZtunnelCommand {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub hbone: HboneArgs,
-    /// A tunnel to a waypoint is replaced after about this long, so that new instances get their share
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, help_heading = "Tunnels",
-          env = "CAIRN_WAYPOINT_TUNNEL_AGE")]
-    pub waypoint_tunnel_age: Duration,
     /// Tell the other side in the answer to a CONNECT which workload it has reached
     #[arg(long, value_name = "BOOL", action = Set, value_parser = boolean, default_value = "true", help_heading = "Tunnels",
           env = "ENABLE_RESPONSE_BAGGAGE")]
@@ -199,7 +195,7 @@ impl SocketArgs {
 
 /// Variables that switch something on which there is not, and what they say when they do. To go on
 /// without it would be to promise what is not kept.
-const REFUSED: [(&str, fn(&str) -> bool, &str); 6] = [
+const REFUSED: [(&str, Asks, &str); 6] = [
     ("XDS_ON_DEMAND", is_true, "there is no on-demand xDS"),
     ("FAKE_CA", is_true, "there is no built-in CA: `cairn certs` makes one for --identity-dir"),
     ("TLS12_ENABLED", |value| value == "true", "there is no TLS 1.2, only 1.3"),
@@ -207,6 +203,9 @@ const REFUSED: [(&str, fn(&str) -> bool, &str); 6] = [
     ("CRL_PATH", |_| true, "certificate revocation lists are not supported"),
     ("ENABLE_PROXY", |value| value == "false", "a ztunnel that proxies nothing is not supported"),
 ];
+
+/// Whether a value asks for it.
+type Asks = fn(&str) -> bool;
 
 fn is_true(value: &str) -> bool {
     value == "true"

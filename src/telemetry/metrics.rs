@@ -2,7 +2,7 @@
 //!
 //! Looking a metric up by its labels costs far more than counting, so whoever counts holds handles:
 //! [`RequestMetrics`], [`TcpMetrics`] and [`DnsMetrics`] for one combination of labels, [`Counters`]
-//! and [`NodeCounters`] for what has only a few. Rare events have plain functions.
+//! and the like for what has only a few. Rare events have plain functions.
 
 mod labels;
 mod node;
@@ -14,7 +14,7 @@ mod tests;
 mod text;
 
 pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels};
-pub use node::{DnsLabels, DnsMetrics, DnsProtocol, NodeCounters, OpenSocket, node_counters, on_demand_dns};
+pub use node::{DnsLabels, DnsMetrics, DnsProtocol, OpenSocket, SocketCounters, on_demand_dns};
 pub use process::{
     Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters,
     handshake_failure,
@@ -73,6 +73,7 @@ pub fn install() -> MetricsHandle {
                 tracing::warn!("another metrics recorder is installed in this process");
             }
             process::describe();
+            node::describe();
             MetricsHandle(recorder)
         })
         .clone()

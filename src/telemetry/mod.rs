@@ -9,13 +9,14 @@ mod flag;
 mod format;
 pub mod log;
 mod metrics;
+pub mod pprof;
 mod record;
 
 pub use access::{AccessLog, AccessLogFormat, AccessLogMode, SharedMode, UnknownOption};
 pub use flag::ResponseFlag;
 pub use metrics::{
-    Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, NodeCounters, OpenSocket, OpenTunnel,
-    PodCounters, Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels, cert_reload, component,
-    config_rejected, config_version, counters, handshake_failure, install, node_counters, on_demand_dns, report_runtimes,
+    Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, OpenSocket, OpenTunnel, PodCounters,
+    Reporter, RequestLabels, RequestMetrics, SecurityPolicy, SocketCounters, TcpLabels, TcpMetrics, WorkloadLabels, cert_reload, component,
+    config_rejected, config_version, counters, handshake_failure, install, on_demand_dns, report_runtimes,
 };
 pub use record::{Direction, HttpRecord, Record, TcpEvent, TcpParty, TcpRecord};

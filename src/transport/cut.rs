@@ -2,18 +2,15 @@
 
 use super::{
     Rewind,
-    copy::{End, Side},
+    copy::{End, Pieces, Side},
     socket,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
 /// A side of a connection that can be broken off, so that its peer cannot take what it has got for
 /// everything there was.
-pub trait Cuttable: AsyncRead + AsyncWrite + Unpin {
+pub trait Cuttable: Pieces {
     /// Breaks it off.
     fn break_off(&mut self);
 }
@@ -40,12 +37,17 @@ impl<L: Cuttable, R: Cuttable> Cuttable for Either<L, R> {
 }
 
 impl End {
-    /// Tells the other side of one that failed.
+    /// Tells the other side of one that failed, and both of a half that was given up.
     pub fn pass_on(&self, downstream: &mut impl Cuttable, upstream: &mut impl Cuttable) {
         match self {
             Self::Failed { side: Side::Upstream, .. } => downstream.break_off(),
             Self::Failed { side: Side::Downstream, .. } => upstream.break_off(),
-            Self::Complete | Self::HalfOpenIdle => {}
+            // What is still owed will not come: to end it in good order would say that it was all.
+            Self::HalfOpenIdle => {
+                downstream.break_off();
+                upstream.break_off();
+            }
+            Self::Complete => {}
         }
     }
 }

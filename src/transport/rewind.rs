@@ -1,8 +1,9 @@
 //! A stream whose first bytes were read already, to find out what is spoken on it.
 
+use super::copy::Pieces;
 use bytes::{Buf, Bytes};
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -51,6 +52,19 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
             this.prefix = Bytes::new();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: Pieces> Pieces for Rewind<IO> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
+        match self.prefix.is_empty() {
+            true => self.io.poll_piece(cx),
+            false => Some(Poll::Ready(Ok(mem::take(&mut self.prefix)))),
+        }
+    }
+
+    fn poll_write_piece(&mut self, cx: &mut Context<'_>, piece: &mut Bytes) -> Poll<io::Result<usize>> {
+        self.io.poll_write_piece(cx, piece)
     }
 }
 

@@ -7,7 +7,11 @@ use super::{
     socket::{self, ConnectOptions, Keepalive},
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Makes sockets. Clones make them alike.
@@ -93,12 +97,28 @@ impl Sockets {
     /// # Errors
     /// When the address is taken or not ours, or an option is not permitted.
     pub fn udp(&self, addr: SocketAddr) -> io::Result<UdpSocket> {
+        self.make_udp(addr, self.options.reuse_port)
+    }
+
+    /// A UDP socket that speaks with one peer only, from a random port of its own: a shared one might
+    /// be that of another such socket.
+    ///
+    /// # Errors
+    /// When an option is not permitted, or there is no way to the peer.
+    pub async fn udp_to(&self, peer: SocketAddr) -> io::Result<UdpSocket> {
+        let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = self.make_udp(SocketAddr::new(any, 0), false)?;
+        socket.connect(peer).await?;
+        Ok(socket)
+    }
+
+    fn make_udp(&self, addr: SocketAddr, reuse_port: bool) -> io::Result<UdpSocket> {
         let make = || {
             let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
             if addr.is_ipv6() {
                 socket.set_only_v6(!addr.ip().is_unspecified())?;
             }
-            socket.set_reuse_port(self.options.reuse_port)?;
+            socket.set_reuse_port(reuse_port)?;
             if let Some(mark) = self.options.mark {
                 socket.set_mark(mark)?;
             }

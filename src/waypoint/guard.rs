@@ -6,7 +6,7 @@
 //! track it stands aside, and hyper's own handling (drop Content-Length, close afterwards) holds.
 
 use super::interim::Interims;
-use crate::transport::Cuttable;
+use crate::transport::{Cuttable, copy::Pieces};
 use bytes::{Buf as _, Bytes};
 use std::{
     future::Future,
@@ -62,6 +62,9 @@ impl<IO> Guard<IO> {
         Self { io, interims, sending: Bytes::new(), watch, head_timeout, slow: None, upgraded, poison: None }
     }
 }
+
+// What goes through it must be looked at.
+impl<IO: AsyncRead + AsyncWrite + Unpin> Pieces for Guard<IO> {}
 
 impl<IO: Cuttable> Cuttable for Guard<IO> {
     fn break_off(&mut self) {

@@ -82,7 +82,7 @@ pub(super) async fn connect(forward: &Forward, destination: &Destination) -> Res
         let Some(endpoint) = balance::pick(&endpoints.ready, |e| e.in_flight(), is_tried, |below| fastrand::usize(..below)) else { break };
         let in_flight = endpoint.start();
         match forward.connect(endpoint).await {
-            Ok(io) => return Ok(Connected { io, endpoint: endpoint.clone(), in_flight }),
+            Ok((io, _)) => return Ok(Connected { io, endpoint: endpoint.clone(), in_flight }),
             Err(error) => last = Error::Connect(error),
         }
         tried.push(endpoint.clone());

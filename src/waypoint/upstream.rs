@@ -9,7 +9,7 @@ use super::{
     kept::{Http1, Http2, Kept, KeptKey, lock},
 };
 use crate::{
-    hbone::{ConnectHeaders, HBONE_PORT, Pool, PoolKey, TunnelIo},
+    hbone::{Client, ConnectHeaders, HBONE_PORT, Pool, PoolKey, TunnelIo},
     middleware::{Answered, Body, BodyError, ConnectFailure, Dispatch, Error, Failed, from_client},
     model::{AppProtocol, Identity},
     state::{Hop, InFlight, UpstreamEndpoint},
@@ -83,11 +83,11 @@ impl Forward {
     }
 
     /// Opens a byte stream to an endpoint: through HBONE if its workload speaks it, and then never
-    /// in any other way.
+    /// in any other way. Whoever keeps the stream watches the tunnel that it is inside of.
     ///
     /// # Errors
     /// See [`ConnectFailure`]; nothing has been sent.
-    pub(super) async fn connect(&self, endpoint: &UpstreamEndpoint) -> Result<Io, ConnectFailure> {
+    pub(super) async fn connect(&self, endpoint: &UpstreamEndpoint) -> Result<(Io, Option<Client>), ConnectFailure> {
         let shared = &self.shared;
         counters().upstream_connects.increment(1);
         let connected = match &endpoint.hop {
@@ -95,9 +95,12 @@ impl Forward {
                 let address = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
                 let key = PoolKey::direct(shared.identity.clone(), destinations.clone(), address);
                 let opened = shared.tunnels.connect(&key, &endpoint.address.to_string(), &ConnectHeaders::default()).await;
-                opened.map(|opened| Either::Left(opened.io)).map_err(ConnectFailure::Tunnel)
+                opened.map(|opened| (Either::Left(opened.io), Some(opened.tunnel))).map_err(ConnectFailure::Tunnel)
             }
-            Hop::Plain => socket::connect(endpoint.address, shared.connect_timeout).await.map(Either::Right).map_err(ConnectFailure::Tcp),
+            Hop::Plain => {
+                let connected = socket::connect(endpoint.address, shared.connect_timeout).await;
+                connected.map(|io| (Either::Right(io), None)).map_err(ConnectFailure::Tcp)
+            }
         };
         if connected.is_err() {
             counters().upstream_connects_failed.increment(1);
@@ -179,17 +182,17 @@ impl Exchange {
         let downstream = is_upgrade.then(|| request.extensions().get::<OnUpgrade>().cloned()).flatten();
         let mut is_repeated = false;
         loop {
-            let (mut send, is_reused) = match self.kept.take_http1().filter(|_| !is_repeated) {
-                Some(send) => (send, true),
+            let (mut kept, is_reused) = match self.kept.take_http1().filter(|_| !is_repeated) {
+                Some(kept) => (kept, true),
                 None => match Box::pin(self.open_http1()).await {
-                    Ok(send) => (send, false),
+                    Ok(opened) => (opened, false),
                     Err(error) => return Err((Error::Connect(error), Some(Box::new(request)))),
                 },
             };
             let spare = if is_reused { repeatable(&request) } else { None };
             let (gated, asked) = expect::gate(request);
-            match send.try_send_request(gated).await {
-                Ok(response) => return Ok(self.answered_http1(response, send, downstream, asked)),
+            match kept.send.try_send_request(gated).await {
+                Ok(response) => return Ok(self.answered_http1(response, kept, downstream, asked)),
                 Err(mut error) => match (error.take_message().map(|unsent| expect::put_back(unsent, asked)), spare) {
                     // The workload had closed the kept connection before it saw anything of the request.
                     (Some(unsent), _) if is_reused => request = unsent,
@@ -203,7 +206,7 @@ impl Exchange {
     }
 
     async fn open_http1(&self) -> Result<Http1, ConnectFailure> {
-        let io = self.forward.connect(&self.endpoint).await?;
+        let (io, tunnel) = self.forward.connect(&self.endpoint).await?;
         let (send, connection) =
             http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(io)).await.map_err(ConnectFailure::Http)?;
         // Ends when the sender is dropped or the workload closes.
@@ -212,13 +215,13 @@ impl Exchange {
                 tracing::debug!(%error, "connection to a workload ended");
             }
         });
-        Ok(send)
+        Ok(Http1 { send, tunnel })
     }
 
     fn answered_http1(
         self,
         mut response: Response<Incoming>,
-        send: Http1,
+        connection: Http1,
         downstream: Option<OnUpgrade>,
         asked: Option<expect::Asked>,
     ) -> Response<Body> {
@@ -231,7 +234,7 @@ impl Exchange {
             return response.map(|_| Body::Empty);
         }
         let closes = response.headers().get(CONNECTION).is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"close"));
-        let back = (!closes).then_some((self.kept, send));
+        let back = (!closes).then_some((self.kept, connection));
         response.map(|body| {
             let body = Returning { body, back, asked, in_flight: Some(self.in_flight) };
             body.into_body()
@@ -274,8 +277,8 @@ impl Exchange {
         }
     }
 
-    async fn dial_http2(&self) -> Result<Http2, ConnectFailure> {
-        let io = self.forward.connect(&self.endpoint).await?;
+    async fn dial_http2(&self) -> Result<(Http2, Option<Client>), ConnectFailure> {
+        let (io, tunnel) = self.forward.connect(&self.endpoint).await?;
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(super::INNER_STREAM_WINDOW)
             .initial_connection_window_size(super::INNER_CONNECTION_WINDOW)
@@ -290,7 +293,7 @@ impl Exchange {
                 tracing::debug!(%error, "connection to a workload ended");
             }
         });
-        Ok(send)
+        Ok((send, tunnel))
     }
 }
 
@@ -347,8 +350,8 @@ impl Returning {
     fn done(&mut self) {
         self.in_flight = None;
         let was_asked = self.asked.take().is_none();
-        if let Some((kept, send)) = self.back.take().filter(|_| was_asked) {
-            kept.put_http1(send);
+        if let Some((kept, connection)) = self.back.take().filter(|_| was_asked) {
+            kept.put_http1(connection);
         }
     }
 }

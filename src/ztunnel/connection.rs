@@ -11,17 +11,14 @@ use crate::{
         AccessLog, Direction as Reported, Reporter, ResponseFlag, SecurityPolicy, TcpEvent, TcpLabels, TcpMetrics, TcpParty, TcpRecord,
         WorkloadLabels, counters,
     },
-    transport::copy::{Direction, End, Side, bidirectional},
+    transport::copy::{Direction, End, Pieces, Side, bidirectional},
 };
 use std::{
     borrow::Cow,
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -167,8 +164,8 @@ impl Connection {
     /// counts stand.
     pub(super) async fn copy<D, U>(&mut self, downstream: &mut D, upstream: &mut U, half_open_idle: Duration) -> End
     where
-        D: AsyncRead + AsyncWrite + Unpin,
-        U: AsyncRead + AsyncWrite + Unpin,
+        D: Pieces,
+        U: Pieces,
     {
         bidirectional(downstream, upstream, Some(half_open_idle), |direction, n| self.moved(direction, n as u64)).await.end
     }

@@ -4,17 +4,18 @@ use super::{
     admit::{self, Admitted, Here, Refusal},
     connection::{self, About, Connection, Party},
     open::Open,
+    proxy_protocol,
     relay::relay,
     shared::Shared,
     tracker::{Subject, Tracked},
 };
 use crate::{
-    hbone::{self, Baggage, Connect, TunnelIo, forwarded_host},
+    hbone::{self, Baggage, Connect, TunnelIo, forwarded_host, forwarded_network},
     model::{Identity, Service},
     runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
-    transport::{Accepted, TlsError, WorkloadCert, socket::ConnectOptions, tls},
+    transport::{Accepted, Cuttable as _, TlsError, WorkloadCert, socket::ConnectOptions, tls},
 };
 use http::StatusCode;
 use std::{
@@ -22,7 +23,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 /// A tunnel, as its streams see it.
 #[derive(Debug)]
@@ -118,17 +119,19 @@ async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Opti
             return None;
         }
     };
-    let address = admitted.address;
+    let Admitted { address, dialled, told, .. } = admitted;
     let connection = open(shared, tunnel, &connect, Known { snapshot: &snapshot, local: &local, admitted }, started);
     let subject = Subject { identity: Some(tunnel.identity.clone()), source: tunnel.peer.ip(), destination: address };
     let tracked = shared.tracker.track(subject);
     if let Err(denied) = shared.judge(&tracked, &local) {
-        tracing::info!(peer = %tunnel.identity, destination = %address, %denied, "connection denied by policy");
+        denied.log(&shared.config, tracked.subject(), "connection denied by policy");
         connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
         connect.refuse(StatusCode::UNAUTHORIZED);
         return None;
     }
-    let upstream = match to_workload(shared, tunnel.peer.ip(), address).await {
+    // What does not go to the address of the pod cannot come from that of the client.
+    let client = if dialled == address { tunnel.peer.ip() } else { dialled.ip() };
+    let mut upstream = match to_workload(shared, client, dialled).await {
         Ok(upstream) => upstream,
         Err(error) => {
             connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
@@ -136,13 +139,22 @@ async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Opti
             return None;
         }
     };
-    match connect.accept(Baggage::of(&local.workload).as_ref()) {
-        Ok(io) => Some(Stream { connection, tracked, io, upstream }),
+    let baggage = shared.config.response_baggage.then(|| Baggage::of(&local.workload)).flatten();
+    let mut io = match connect.accept(baggage.as_ref()) {
+        Ok(io) => io,
         Err(error) => {
             connection.end(ResponseFlag::DownstreamDisconnected, Some(error.to_string().into()));
-            None
+            return None;
         }
+    };
+    if let Some(told) = told
+        && let Err(error) = upstream.write_all(&proxy_protocol::header(tunnel.peer, told, Some(&tunnel.identity))).await
+    {
+        io.break_off();
+        connection.end(ResponseFlag::UpstreamTerminated, Some(error.to_string().into()));
+        return None;
     }
+    Some(Stream { connection, tracked, io, upstream })
 }
 
 async fn admitted(
@@ -152,9 +164,13 @@ async fn admitted(
 ) -> Result<(Arc<NodeSnapshot>, Arc<NodeWorkload>, Admitted), Refusal> {
     let target = admit::target(connect)?;
     let (snapshot, local) = shared.world().await.ok_or(Refusal::UnknownWorkload)?;
-    let here = Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own };
-    let admitted = admit::admit(&snapshot, here, &target)?;
+    let admitted = admit::admit(&snapshot, here(shared, tunnel, &local), &target)?;
     Ok((snapshot, local, admitted))
+}
+
+fn here<'a>(shared: &'a Shared, tunnel: &Tunnel, local: &'a NodeWorkload) -> Here<'a> {
+    let localhost_app_tunnel = shared.config.localhost_app_tunnel;
+    Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own, localhost_app_tunnel }
 }
 
 /// What the snapshot says about a stream.
@@ -168,8 +184,11 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
     let Known { snapshot, local, admitted } = known;
     // A workload record is believed only when the certificate says the same.
     let source = snapshot.workload(tunnel.peer.ip()).filter(|w| w.workload.identity == tunnel.identity);
-    let baggage = Baggage::read(connect.headers());
-    let here = Here { workload: &local.workload, address: tunnel.local.ip(), own: &shared.own };
+    // Behind the gateway of another network, addresses are other workloads'.
+    let is_near = forwarded_network(connect.headers()).is_none_or(|network| network.eq_ignore_ascii_case(&shared.config.network));
+    let source = source.filter(|_| is_near);
+    let baggage = shared.config.response_baggage.then(|| Baggage::read(connect.headers()));
+    let here = here(shared, tunnel, local);
     let named = || forwarded_host(connect.headers()).and_then(|host| admit::named_service(snapshot, here, host));
     let service: Option<Arc<Service>> = admitted.service.clone().or_else(named);
     let about = About {
@@ -177,7 +196,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
         source: Party {
             addr: tunnel.peer,
             workload: source.map(|w| &*w.workload),
-            baggage: Some(&baggage),
+            baggage: baggage.as_ref(),
             identity: Some(&tunnel.identity),
         },
         destination: Party { addr: tunnel.local, workload: Some(&local.workload), baggage: None, identity: Some(&local.workload.identity) },

@@ -15,6 +15,7 @@ mod outbound;
 mod own;
 mod plaintext;
 mod pods;
+mod proxy_protocol;
 mod relay;
 mod resolve;
 mod shared;
@@ -24,7 +25,7 @@ mod tests;
 mod tracker;
 
 pub use identities::follow_identities;
-pub use node::{Node, NodeConfig, PodProxy, SourcePreservation};
+pub use node::{DnsAddress, Node, NodeConfig, NodeDns, PodProxy, SourcePreservation};
 pub use own::OwnPorts;
 pub use pods::{
     Connections, Enrolment, InboundConnection, OutboundConnection, PodState, PodStates, PodsConfig, ProxyState, RunningProxy, StartProxy,
@@ -32,17 +33,20 @@ pub use pods::{
 pub use resolve::{NextHop, Resolved, Source, Tunnel, Unresolved, next_hop};
 
 use crate::{
-    hbone,
+    dns, hbone,
     model::{Name, ResourceName, Workload},
     runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, OpenSocket, SocketCounters},
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
 use open::OpenConnections;
 use shared::Shared;
 use std::{future::Future, io, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 /// What can be set on a ztunnel.
 #[derive(Debug, Clone)]
@@ -67,6 +71,13 @@ pub struct Config {
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
+    /// A workload that takes the PROXY protocol is reached at its loopback address, where nobody but
+    /// us can tell it a client.
+    pub localhost_app_tunnel: bool,
+    /// The answer to a CONNECT tells who the workload is; what the request tells is read.
+    pub response_baggage: bool,
+    /// What policies decide is logged at INFO; otherwise at DEBUG.
+    pub log_verdicts: bool,
 }
 
 impl Default for Config {
@@ -81,6 +92,9 @@ impl Default for Config {
             max_connections: 16_384,
             network: "".into(),
             preserve_source: false,
+            localhost_app_tunnel: true,
+            response_baggage: true,
+            log_verdicts: false,
         }
     }
 }
@@ -119,6 +133,8 @@ pub struct Listeners {
     pub outbound: Option<TcpListener>,
     /// 15080: connections from the workload by SOCKS5.
     pub socks5: Option<TcpListener>,
+    /// 15053: names, asked for by the workload.
+    pub dns: Option<dns::Listeners>,
 }
 
 /// Listeners on their way to another runtime.
@@ -126,19 +142,21 @@ pub struct Listeners {
 pub struct DetachedListeners([Option<std::net::TcpListener>; 4]);
 
 impl Listeners {
-    /// Takes them out of this runtime.
+    /// Takes them out of this runtime; there are none for DNS among them.
     ///
     /// # Errors
     /// When the system refuses; all of them are closed.
     pub fn detach(self) -> io::Result<DetachedListeners> {
-        let Self { inbound, plaintext, outbound, socks5 } = self;
+        let Self { inbound, plaintext, outbound, socks5, dns: _ } = self;
         let detach = |listener: Option<TcpListener>| listener.map(TcpListener::into_std).transpose();
         Ok(DetachedListeners([detach(inbound)?, detach(plaintext)?, detach(outbound)?, detach(socks5)?]))
     }
 
     fn own_ports(&self) -> OwnPorts {
         let all = [&self.inbound, &self.plaintext, &self.outbound, &self.socks5];
-        OwnPorts::new(all.into_iter().flatten().filter_map(|l| l.local_addr().ok()).map(canonical).collect())
+        let tcp = all.into_iter().flatten().filter_map(|l| l.local_addr().ok());
+        let dns = self.dns.iter().flat_map(dns::Listeners::tcp_addresses);
+        OwnPorts::new(tcp.chain(dns).map(canonical).collect())
     }
 }
 
@@ -150,12 +168,18 @@ impl DetachedListeners {
     pub fn attach(self) -> io::Result<Listeners> {
         let [inbound, plaintext, outbound, socks5] = self.0;
         let attach = |listener: Option<std::net::TcpListener>| listener.map(TcpListener::from_std).transpose();
-        Ok(Listeners { inbound: attach(inbound)?, plaintext: attach(plaintext)?, outbound: attach(outbound)?, socks5: attach(socks5)? })
+        Ok(Listeners {
+            inbound: attach(inbound)?,
+            plaintext: attach(plaintext)?,
+            outbound: attach(outbound)?,
+            socks5: attach(socks5)?,
+            dns: None,
+        })
     }
 }
 
 /// A ztunnel, apart from its listeners.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Ztunnel {
     config: Arc<Config>,
     local: Local,
@@ -165,6 +189,8 @@ pub struct Ztunnel {
     sockets: Sockets,
     workers: Workers,
     open: Arc<OpenConnections>,
+    names: Arc<dns::Resolver>,
+    dns: Option<dns::Config>,
 }
 
 impl Ztunnel {
@@ -178,13 +204,36 @@ impl Ztunnel {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        Self { config, local, certs, mesh, log, sockets: Sockets::default(), workers, open: Arc::default() }
+        Self {
+            config,
+            local,
+            certs,
+            mesh,
+            log,
+            sockets: Sockets::default(),
+            workers,
+            open: Arc::default(),
+            names: Arc::new(dns::Resolver::new(true)),
+            dns: None,
+        }
     }
 
     /// The same, with sockets of this kind for all that it opens.
     #[must_use]
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
+    }
+
+    /// The same, with a DNS proxy, if it is given listeners for it.
+    #[must_use]
+    pub fn with_dns(self, dns: dns::Config) -> Self {
+        Self { dns: Some(dns), ..self }
+    }
+
+    /// The same, with this resolver for workloads that have a name in place of an address.
+    #[must_use]
+    pub fn with_names(self, names: Arc<dns::Resolver>) -> Self {
+        Self { names, ..self }
     }
 
     /// The same, with its connections in this list.
@@ -195,24 +244,52 @@ impl Ztunnel {
     /// Serves the listeners until `drain` is signalled; connections then go on until they are done
     /// or the drain is forced, and are waited for through its guards. To be called on the worker of
     /// `home`, where the listeners were made; connections go elsewhere only when that is far busier.
-    pub async fn serve(self, listeners: Listeners, home: Place, drain: DrainWatch) {
+    pub async fn serve(mut self, listeners: Listeners, home: Place, drain: DrainWatch) {
+        let dns = self.dns.take();
         let shared = Arc::new(self.shared(listeners.own_ports(), drain));
         tokio::spawn(shared::upkeep(shared.clone()));
-        let Listeners { inbound, plaintext, outbound, socks5 } = listeners;
+        let Listeners { inbound, plaintext, outbound, socks5, dns: names } = listeners;
         tokio::join!(
-            accept(&shared, inbound, &home, |home| home.workers().for_connection(), inbound::tunnel),
-            accept(&shared, plaintext, &home, place_of_stream, plaintext::serve),
-            accept(&shared, outbound, &home, place_of_stream, outbound::captured),
-            accept(&shared, socks5, &home, place_of_stream, socks5::serve),
+            accept(&shared, (inbound, SocketCounters::destination), &home, |home| home.workers().for_connection(), inbound::tunnel),
+            accept(&shared, (plaintext, SocketCounters::destination), &home, place_of_stream, plaintext::serve),
+            accept(&shared, (outbound, SocketCounters::source), &home, place_of_stream, outbound::captured),
+            accept(&shared, (socks5, SocketCounters::source), &home, place_of_stream, socks5::serve),
+            answer(&shared, names, dns),
         );
     }
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
-        let Self { config, local, certs, mesh, log, sockets, workers, open } = self;
+        let Self { config, local, certs, mesh, log, sockets, workers, open, names, dns: _ } = self;
         let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
-        Shared { config, local, certs, mesh, log, sockets, pools, own, tracker: Arc::default(), open, drain }
+        Shared {
+            config,
+            local,
+            certs,
+            mesh,
+            log,
+            sockets,
+            pools,
+            own,
+            tracker: Arc::default(),
+            open,
+            counted: SocketCounters::resolve(),
+            names,
+            drain,
+        }
     }
+}
+
+/// Answers questions for names until the drain starts.
+async fn answer(shared: &Arc<Shared>, listeners: Option<dns::Listeners>, config: Option<dns::Config>) {
+    let (Some(listeners), Some(config)) = (listeners, config) else { return };
+    let asked = shared.clone();
+    let source = move || -> dns::Source {
+        let shared = asked.clone();
+        Box::pin(async move { shared.world().await.map(|(_, local)| local.workload.clone()) })
+    };
+    let proxy = dns::DnsProxy::new(config, shared.sockets.clone(), listeners, shared.mesh.clone(), source);
+    proxy.serve(shared.drain.clone()).await;
 }
 
 fn place_of_stream(home: &Place) -> Place {
@@ -223,7 +300,7 @@ fn place_of_stream(home: &Place) -> Place {
 /// the place that is chosen for it.
 async fn accept<F>(
     shared: &Arc<Shared>,
-    listener: Option<TcpListener>,
+    (listener, count): (Option<TcpListener>, fn(&SocketCounters) -> OpenSocket),
     home: &Place,
     choose: impl Fn(&Place) -> Place,
     serve: impl Fn(Arc<Shared>, Accepted, Place) -> F + Copy + Send + 'static,
@@ -232,7 +309,8 @@ async fn accept<F>(
 {
     let Some(listener) = listener else { return };
     let places = Arc::new(Semaphore::new(shared.config.max_connections));
-    let hand_over = |accepted: Accepted, held| {
+    let hand_over = |accepted: Accepted, held: Option<OwnedSemaphorePermit>| {
+        let held = (held, count(&shared.counted));
         let (shared, guard, place) = (shared.clone(), shared.drain.guard(), choose(home));
         if place.worker() == home.worker() {
             tokio::spawn(async move {

@@ -3,6 +3,7 @@
 use super::{Config, Connections, Listeners, Local, RunningProxy, StartProxy, Ztunnel, open::OpenConnections};
 use crate::{
     control::zds::{Pod, PodInfo},
+    dns,
     model::ResourceName,
     runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, SnapshotHandle},
@@ -36,6 +37,41 @@ pub struct NodeConfig {
     pub ipv6: bool,
     /// Listen for SOCKS5.
     pub socks5: bool,
+    /// Answer questions for names.
+    pub dns: Option<NodeDns>,
+}
+
+/// The DNS proxies of a node.
+#[derive(Debug, Clone)]
+pub struct NodeDns {
+    /// Where they listen, each in its pod.
+    pub address: DnsAddress,
+    /// What is the same for all pods.
+    pub cluster: dns::Cluster,
+    /// Who answers for names that are not of the mesh.
+    pub nameservers: Vec<SocketAddr>,
+}
+
+/// Where a DNS proxy listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsAddress {
+    /// On localhost, in both families where there are both.
+    Localhost(u16),
+    /// Here only.
+    At(SocketAddr),
+}
+
+impl DnsAddress {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn listen(self, sockets: &Sockets, ipv6: bool) -> io::Result<dns::Listeners> {
+        match self {
+            Self::Localhost(port) => dns::Listeners::bind_localhost(sockets, port, ipv6),
+            Self::At(address) => dns::Listeners::bind(sockets, address),
+        }
+    }
 }
 
 /// Whether workloads see their clients' own addresses (`ENABLE_ORIG_SRC`).
@@ -50,6 +86,25 @@ pub enum SourcePreservation {
     Off,
 }
 
+impl SourcePreservation {
+    /// How to listen for it, and whether it can be had. Sockets are made by `sockets`.
+    ///
+    /// # Errors
+    /// When it is required and not permitted.
+    pub fn try_out(self, sockets: &Sockets) -> io::Result<bool> {
+        let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let transparent = || sockets.listen(any, ListenOptions { transparent: true, ..ListenOptions::default() }).map(|_| true);
+        match self {
+            Self::Off => Ok(false),
+            Self::Required => transparent(),
+            Self::BestEffort => match transparent() {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+                other => other,
+            },
+        }
+    }
+}
+
 /// Starts the proxies of a node's pods. Clones share nothing but what they were made from.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -58,6 +113,7 @@ pub struct Node {
     mesh: SnapshotHandle<NodeSnapshot>,
     workers: Workers,
     log: AccessLog,
+    names: Arc<dns::Resolver>,
 }
 
 /// The proxy of one pod.
@@ -93,7 +149,8 @@ impl Node {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        Self { config, certs, mesh, workers, log }
+        let names = Arc::new(dns::Resolver::new(config.ipv6));
+        Self { config, certs, mesh, workers, log, names }
     }
 
     /// Starts the proxy of this process's own pod: 15008 in its own namespace, by which its metrics are
@@ -144,40 +201,37 @@ impl Node {
         if config.preserve_source != preserve_source {
             config = Arc::new(Config { preserve_source, ..(*config).clone() });
         }
-        let ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log).with_sockets(sockets).listed_in(open);
+        let dns = sockets.netns().zip(self.config.dns).map(|(netns, dns)| dns::Config {
+            cluster: dns.cluster,
+            search: dns::Search::of_pod(netns),
+            nameservers: dns.nameservers,
+            limits: dns::Limits::default(),
+        });
+        let mut ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log).with_names(self.names).listed_in(open);
+        if let Some(dns) = dns {
+            ztunnel = ztunnel.with_dns(dns);
+        }
+        let ztunnel = ztunnel.with_sockets(sockets);
         ztunnel.serve(listeners, home, drain).await;
     }
 
     fn in_pod(&self, sockets: &Sockets) -> io::Result<Bound> {
         keep_pending_connections(sockets);
         let any = self.wildcard(sockets);
-        let (inbound, preserve_source) = self.listen(sockets, SocketAddr::new(any, INBOUND))?;
-        let (plaintext, _) = self.listen(sockets, SocketAddr::new(any, PLAINTEXT))?;
-        let (outbound, _) = self.listen(sockets, SocketAddr::new(any, OUTBOUND))?;
+        let preserve_source = self.config.source.try_out(sockets)?;
+        let options = ListenOptions { transparent: preserve_source, ..ListenOptions::default() };
+        let inbound = sockets.listen(SocketAddr::new(any, INBOUND), options)?;
+        let plaintext = sockets.listen(SocketAddr::new(any, PLAINTEXT), options)?;
+        let outbound = sockets.listen(SocketAddr::new(any, OUTBOUND), options)?;
         let socks5 = || sockets.listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SOCKS5), ListenOptions::default());
         let listeners = Listeners {
             inbound: Some(inbound),
             plaintext: Some(plaintext),
             outbound: Some(outbound),
             socks5: self.config.socks5.then(socks5).transpose()?,
+            dns: self.config.dns.as_ref().map(|dns| dns.address.listen(sockets, any.is_ipv6())).transpose()?,
         };
         Ok(Bound { listeners, sockets: sockets.clone(), preserve_source })
-    }
-
-    /// Listens, for connections to any address if sources are to be preserved; tells whether that could
-    /// be had.
-    fn listen(&self, sockets: &Sockets, address: SocketAddr) -> io::Result<(tokio::net::TcpListener, bool)> {
-        let plain = ListenOptions::default();
-        let transparent = || sockets.listen(address, ListenOptions { transparent: true, ..plain });
-        match self.config.source {
-            SourcePreservation::Off => Ok((sockets.listen(address, plain)?, false)),
-            SourcePreservation::Required => Ok((transparent()?, true)),
-            SourcePreservation::BestEffort => match transparent() {
-                Ok(listener) => Ok((listener, true)),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok((sockets.listen(address, plain)?, false)),
-                Err(error) => Err(error),
-            },
-        }
     }
 
     /// The address for all addresses.

@@ -8,11 +8,12 @@ use super::{
     shared::Shared,
 };
 use crate::{
+    dns::Family,
     hbone::{Baggage, ConnectError, ConnectHeaders, PoolKey, TunnelError, TunnelIo},
     model::{Identity, Name, Workload},
     runtime::Place,
     state::{InFlight, UpstreamEndpoint},
-    telemetry::{Direction as Reported, ResponseFlag, counters},
+    telemetry::{Direction as Reported, ResponseFlag, WorkloadLabels, counters, on_demand_dns},
     transport::{
         Accepted,
         socket::{self, ConnectOptions, OriginalDst},
@@ -277,12 +278,11 @@ impl<'a> Client<'a> {
     async fn look_up(self, workload: &Workload, resolved: &Resolved) -> Result<IpAddr, OpenError> {
         let name = workload.l4.hostname.as_ref().ok_or(OpenError::Unresolved(Unresolved::NoEndpoint))?;
         let families = resolved.service.as_ref().map(|service| service.l4.ip_families).unwrap_or_default();
-        let found = tokio::time::timeout(self.shared.config.connect_timeout, tokio::net::lookup_host((name.as_str(), 0))).await;
-        let found: Vec<IpAddr> = found.ok().and_then(Result::ok).into_iter().flatten().map(|a| a.ip().to_canonical()).collect();
-        let allowed = || found.iter().filter(|ip| families.allow(**ip)).copied();
-        let preferred: Vec<IpAddr> = allowed().filter(|ip| ip.is_ipv4() == self.app.is_ipv4()).collect();
-        let found = if preferred.is_empty() { allowed().collect() } else { preferred };
-        fastrand::choice(found).ok_or_else(|| OpenError::Name(name.name()))
+        let found = self.shared.names.lookup_host(name.as_str(), Family::of(self.dst.ip())).await;
+        if found.is_some() {
+            on_demand_dns(&WorkloadLabels::of(self.workload), name.as_str());
+        }
+        found.filter(|ip| families.allow(*ip)).ok_or_else(|| OpenError::Name(name.name()))
     }
 
     fn about(self, resolved: &'a Resolved, far: Option<&'a Far>) -> About<'a> {

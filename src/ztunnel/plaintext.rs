@@ -15,7 +15,7 @@ use crate::{
     telemetry::{Direction as Reported, ResponseFlag},
     transport::{
         Accepted,
-        socket::{self, OriginalDst},
+        socket::{self, OriginalDst, canonical},
     },
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -45,7 +45,7 @@ pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: Socke
 
 /// Judges and connects; what is refused has been reported.
 async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Option<(Connection, Tracked, TcpStream)> {
-    let started = Instant::now();
+    let (started, dst) = (Instant::now(), canonical(dst));
     let refuse = |error: &'static str| connection::refused(&shared.log, Reported::Inbound, (peer, dst), error);
     if shared.own.serves(dst) {
         tracing::warn!(%peer, %dst, "dropped: the destination is this proxy itself");
@@ -59,7 +59,7 @@ async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Opt
     let connection = open(shared, &snapshot, &local, (peer, dst), started);
     let tracked = shared.tracker.track(Subject { identity: None, source: peer.ip(), destination: dst });
     if let Err(denied) = shared.judge(&tracked, &local) {
-        tracing::info!(%peer, destination = %dst, %denied, "connection denied by policy");
+        denied.log(&shared.config, tracked.subject(), "connection denied by policy");
         connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
         return None;
     }

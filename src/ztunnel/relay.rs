@@ -44,7 +44,9 @@ pub(super) async fn relay(
             connection.copied(end);
         }
         Ended::Denied(denied) => {
-            tracing::info!(subject = ?tracked.map(Tracked::subject), %denied, "open connection closed by policy");
+            if let Some(tracked) = tracked {
+                denied.log(&shared.config, tracked.subject(), "open connection closed by policy");
+            }
             downstream.break_off();
             upstream.break_off();
             connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));

@@ -7,7 +7,7 @@ use super::own::OwnPorts;
 use crate::{
     balance,
     hbone::{ConnectTarget, HBONE_PORT},
-    model::{Identity, LoadBalancingMode, Service, Workload},
+    model::{GatewayAddress, GatewayDestination, Identity, LoadBalancingMode, Service, Workload},
     state::{Barred, EndpointSet, Hop, NodeService, NodeSnapshot, NodeWorkload, Upstream, UpstreamEndpoint, WaypointRoute},
     transport::socket::canonical,
 };
@@ -242,6 +242,8 @@ impl<'a> Asked<'a> {
     /// The way through a waypoint; `None` without one, and for its own instances, which must not send
     /// to themselves.
     fn through_waypoint(self, waypoint: Option<&WaypointRoute>, service: Option<&Service>) -> Result<Option<NextHop>, Unresolved> {
+        // An address keeps its family; a name has the one that the client dialled.
+        let mut meant = self.dst.ip();
         let upstream = match waypoint {
             None => return Ok(None),
             Some(WaypointRoute::Gateway { name, .. })
@@ -250,21 +252,24 @@ impl<'a> Asked<'a> {
                 return Ok(None);
             }
             Some(WaypointRoute::Gateway { upstream, .. }) => upstream.clone()?,
-            Some(WaypointRoute::At(place)) => self.snapshot.place(place).ok_or(Unresolved::NoWaypoint)?.clone(),
+            Some(WaypointRoute::At(place)) => {
+                meant = self.meant(place);
+                self.snapshot.place(place).ok_or(Unresolved::NoWaypoint)?.clone()
+            }
         };
         let endpoints = upstream.endpoints();
         let is_source = |e: &Arc<UpstreamEndpoint>| e.workload.as_ref().is_some_and(|w| w.uid == self.source.workload.uid);
         if endpoints.ready.iter().any(is_source) {
             return Ok(None);
         }
-        let of = upstream.service.as_ref().and_then(|key| self.snapshot.service_by_key(key));
-        let endpoint = self.instance(&endpoints, of.map(|of| &*of.service)).ok_or(Unresolved::NoWaypoint)?;
+        let of = upstream.service.as_ref().and_then(|key| self.snapshot.service_by_key(key)).map(|of| &*of.service);
+        let endpoint = self.instance(&endpoints, of).ok_or(Unresolved::NoWaypoint)?;
         if is_remote(&endpoint) {
             let (Some(service), Some(of)) = (service, of) else { return Err(Unresolved::NoGateway) };
-            return self.through_gateway(endpoint, service, &of.service).map(Some);
+            return self.through_gateway(endpoint, service, of).map(Some);
         }
-        let destinations = identities(&endpoint).ok_or(Unresolved::NoWaypoint)?;
-        let address = self.address_of(&endpoint, of.map(|of| &*of.service));
+        let destinations = identities(&endpoint, of).ok_or(Unresolved::NoWaypoint)?;
+        let address = address_of(&endpoint, of, meant);
         let tunnel = Tunnel { address, destinations, authority: ConnectTarget::Address(self.dst) };
         Ok(Some(NextHop::Waypoint { endpoint, tunnel }))
     }
@@ -276,19 +281,19 @@ impl<'a> Asked<'a> {
         let upstream = self.snapshot.place(place).ok_or(Unresolved::NoGateway)?;
         let gateway_service = upstream.service.as_ref().and_then(|key| self.snapshot.service_by_key(key)).map(|s| &*s.service);
         let gateway = self.instance(&upstream.endpoints(), gateway_service).ok_or(Unresolved::NoGateway)?;
-        let outer = identities(&gateway).ok_or(Unresolved::NoGateway)?;
+        let outer = identities(&gateway, gateway_service).ok_or(Unresolved::NoGateway)?;
         // Which pod it will be is decided on the other side: only what holds for the whole service can be asked for.
-        let destinations: Arc<[Identity]> = of.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect();
+        let destinations: Arc<[Identity]> = alternatives(of).collect();
         if destinations.is_empty() {
             return Err(Unresolved::NoIdentity);
         }
         let authority = ConnectTarget::Host(service.key.hostname.clone(), self.dst.port());
-        let address = self.address_of(&gateway, gateway_service);
+        let address = address_of(&gateway, gateway_service, self.meant(place));
         Ok(NextHop::Gateway { gateway, endpoint, tunnel: Tunnel { address, destinations: outer, authority }, destinations })
     }
 
     fn direct(self, endpoint: Arc<UpstreamEndpoint>, service: Option<&Service>) -> NextHop {
-        let address = self.address_of(&endpoint, service);
+        let address = address_of(&endpoint, service, self.dst.ip());
         match &endpoint.hop {
             Hop::Hbone(identities) => {
                 let tunnel = Tunnel {
@@ -313,7 +318,8 @@ impl<'a> Asked<'a> {
     /// An instance of a waypoint or gateway: the least loaded, so that new instances get their share at
     /// once. Somebody whose identity is not known is none.
     fn instance(self, endpoints: &EndpointSet, service: Option<&Service>) -> Option<Arc<UpstreamEndpoint>> {
-        let usable = |e: &Arc<UpstreamEndpoint>| self.may_try(e) && (is_remote(e) || identities(e).is_some());
+        let has_share = |e: &Arc<UpstreamEndpoint>| e.workload.as_ref().is_none_or(|w| w.l4.capacity > 0);
+        let usable = |e: &Arc<UpstreamEndpoint>| self.may_try(e) && has_share(e) && (is_remote(e) || identities(e, service).is_some());
         let balancing = service.map(|service| service.l4.load_balancing.clone()).unwrap_or_default();
         let fits = locality::fitting(&balancing, self.source.workload, &endpoints.ready, usable);
         balance::least(&endpoints.ready, |e| e.in_flight(), |e| !usable(e) || !fits(e), random).cloned()
@@ -323,21 +329,28 @@ impl<'a> Asked<'a> {
         !self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
     }
 
-    /// Where an endpoint is dialled: at the address that was asked for if it is one of its own, else at
-    /// one of the same family if there is one that the service allows.
-    fn address_of(self, endpoint: &UpstreamEndpoint, service: Option<&Service>) -> SocketAddr {
-        let ip = self.dst.ip();
-        let own = endpoint.workload.iter().flat_map(|w| &w.addresses).map(IpAddr::to_canonical);
-        let allowed = |address: &IpAddr| service.is_none_or(|service| service.l4.ip_families.allow(*address));
-        let is_own = own.clone().any(|address| address == endpoint.address.ip());
-        let better = own.clone().find(|address| *address == ip);
-        let better = better.or_else(|| own.filter(allowed).find(|address| address.is_ipv4() == ip.is_ipv4()));
-        match better {
-            Some(better) if is_own && (better == ip || endpoint.address.is_ipv4() != ip.is_ipv4()) => {
-                SocketAddr::new(better, endpoint.address.port())
-            }
-            Some(_) | None => endpoint.address,
+    /// The address that a place asks for.
+    fn meant(self, place: &GatewayAddress) -> IpAddr {
+        match &place.destination {
+            GatewayDestination::Address(address) => address.address,
+            GatewayDestination::Hostname(_) => self.dst.ip(),
         }
+    }
+}
+
+/// Where an endpoint is dialled: at the address that was asked for if it is one of its own, else at
+/// one of the same family if there is one that the service allows.
+fn address_of(endpoint: &UpstreamEndpoint, service: Option<&Service>, ip: IpAddr) -> SocketAddr {
+    let own = endpoint.workload.iter().flat_map(|w| &w.addresses).map(IpAddr::to_canonical);
+    let allowed = |address: &IpAddr| service.is_none_or(|service| service.l4.ip_families.allow(*address));
+    let is_own = own.clone().any(|address| address == endpoint.address.ip());
+    let better = own.clone().find(|address| *address == ip);
+    let better = better.or_else(|| own.filter(allowed).find(|address| address.is_ipv4() == ip.is_ipv4()));
+    match better {
+        Some(better) if is_own && (better == ip || endpoint.address.is_ipv4() != ip.is_ipv4()) => {
+            SocketAddr::new(better, endpoint.address.port())
+        }
+        Some(_) | None => endpoint.address,
     }
 }
 
@@ -351,11 +364,20 @@ fn is_remote(endpoint: &UpstreamEndpoint) -> bool {
 
 /// Who an instance of a waypoint or gateway must prove to be. It terminates HBONE itself, so its pod
 /// need not be marked as captured; but somebody whose identity is not known is none.
-fn identities(endpoint: &UpstreamEndpoint) -> Option<Arc<[Identity]>> {
+fn identities(endpoint: &UpstreamEndpoint, service: Option<&Service>) -> Option<Arc<[Identity]>> {
     match &endpoint.hop {
         Hop::Hbone(identities) => Some(identities.clone()),
-        Hop::Plain => endpoint.workload.as_ref().map(|w| [w.identity.clone()].into()),
+        Hop::Plain => {
+            let own = &endpoint.workload.as_ref()?.identity;
+            let others = service.into_iter().flat_map(alternatives).filter(|other| other != own);
+            Some(std::iter::once(own.clone()).chain(others).collect())
+        }
     }
+}
+
+/// The identities that a service's servers may present besides their own.
+fn alternatives(service: &Service) -> impl Iterator<Item = Identity> {
+    service.subject_alt_names.iter().filter_map(|name| name.parse().ok())
 }
 
 /// Whether a connection would come back to this proxy. A waypoint, or a gateway, decides on where it

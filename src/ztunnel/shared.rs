@@ -2,10 +2,10 @@
 
 use super::{Config, Local, open::OpenConnections, own::OwnPorts, tracker};
 use crate::{
-    hbone,
+    dns, hbone,
     runtime::{DrainWatch, Place},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, SocketCounters},
     transport::{CertSource, Sockets},
 };
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -26,6 +26,8 @@ pub(super) struct Shared {
     pub(super) own: OwnPorts,
     pub(super) tracker: Arc<Tracker>,
     pub(super) open: Arc<OpenConnections>,
+    pub(super) counted: SocketCounters,
+    pub(super) names: Arc<dns::Resolver>,
     pub(super) drain: DrainWatch,
 }
 
@@ -71,7 +73,7 @@ impl Shared {
     pub(super) fn judge(&self, tracked: &Tracked, last_known: &NodeWorkload) -> Result<(), Denied> {
         let now = self.mesh.load();
         let rules = self.local.of(&now).map_or(&last_known.rules, |local| &local.rules);
-        tracked.subject().judge(rules)
+        tracked.subject().judge(rules, &self.config)
     }
 
     /// Has the kernel find out that an idle peer is gone. Without it the connection only lives longer.

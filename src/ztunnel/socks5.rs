@@ -1,11 +1,11 @@
 //! SOCKS5 (RFC 1928): CONNECT without authentication. Explicit capture, for clients that choose to.
 
 use super::{
-    names::{self, Meaning, Searcher},
+    names::{self, Meaning},
     outbound::{self, OpenError, Opened},
     shared::Shared,
 };
-use crate::{runtime::Place, transport::Accepted};
+use crate::{dns, runtime::Place, transport::Accepted};
 use std::{io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -155,8 +155,9 @@ async fn addresses(shared: &Shared, target: Target) -> Result<Vec<SocketAddr>, R
         Target::Name(name, port) => (name, port),
     };
     let (snapshot, local) = shared.world().await.ok_or(Reply::Failure)?;
-    let searcher = Searcher { namespace: &local.workload.namespace, domain: &shared.config.cluster_domain };
-    match names::lookup(&snapshot, searcher, &name, port) {
+    let (namespace, cluster) = (&*local.workload.namespace, dns::Cluster::new(&shared.config.cluster_domain));
+    let client = dns::Client { namespace, search: &cluster.search(namespace), cluster: &cluster };
+    match names::lookup(&snapshot, client, &name, port) {
         Meaning::Address(address) => Ok(vec![address]),
         Meaning::Nowhere => Err(Reply::HostUnreachable),
         Meaning::Foreign => system(&name, port, shared.config.connect_timeout).await,

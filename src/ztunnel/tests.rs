@@ -5,4 +5,5 @@ pub(super) mod fixture;
 mod inbound;
 mod outbound;
 mod plaintext;
+mod relay;
 mod stand;

@@ -1,7 +1,7 @@
 //! The inbound connections that are open, judged by policy: when they open, and again whenever the
 //! mesh changes.
 
-use super::shared::Shared;
+use super::{Config, shared::Shared};
 use crate::{
     authz::{Attributes, Reason, Ruleset, Verdict},
     model::Identity,
@@ -12,7 +12,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -29,6 +29,17 @@ pub(super) struct Subject {
     pub(super) destination: SocketAddr,
 }
 
+/// An event about policy: at INFO when that is asked for, else at DEBUG.
+macro_rules! judged {
+    ($config:expr, $($what:tt)*) => {
+        if $config.log_verdicts {
+            tracing::info!(target: "authorization", $($what)*);
+        } else {
+            tracing::debug!(target: "authorization", $($what)*);
+        }
+    };
+}
+
 /// The judgement that a connection must not be, in ztunnel's words.
 #[derive(Debug, Clone)]
 pub(super) struct Denied(Reason);
@@ -37,20 +48,29 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("policy rejection: ")?;
         match &self.0 {
-            Reason::Denied(rule) => write!(f, "explicitly denied by {rule}"),
-            Reason::NotAllowed(policies) => write!(f, "allow policies exist, but none allowed: {policies}"),
-            Reason::Invalid(policy) => write!(f, "{policy} is not valid"),
+            Reason::Denied(rule) => write!(f, "explicitly denied by {}", rule.policy),
+            Reason::NotAllowed(_) => f.write_str("allow policies exist, but none allowed"),
+            Reason::Invalid(policy) => write!(f, "{} is not valid", policy.policy),
             Reason::NoPolicy | Reason::Allowed(_) => f.write_str("denied"),
         }
     }
 }
 
+impl Denied {
+    /// Writes what has become of the connection, and by which rule or policies.
+    pub(super) fn log(&self, config: &Config, subject: &Subject, outcome: &'static str) {
+        let Subject { identity, source, destination } = subject;
+        let policy = self.0.rule().map(tracing::field::display);
+        judged!(config, identity = identity.as_ref().map(tracing::field::display), %source, %destination, policy, reason = %self, "{outcome}");
+    }
+}
+
 impl Subject {
     /// Judges by the policies of the workload.
-    pub(super) fn judge(&self, rules: &Ruleset) -> Result<(), Denied> {
+    pub(super) fn judge(&self, rules: &Ruleset, config: &Config) -> Result<(), Denied> {
         let Verdict { allowed, reason, dry_run } = rules.check(&self.attributes());
         for rule in dry_run {
-            tracing::info!(target: "authorization", policy = %rule, source = %self.source, destination = %self.destination, "dry run: would be denied");
+            judged!(config, policy = %rule, source = %self.source, destination = %self.destination, "dry run: would be denied");
             counters().authorization_dry_run_denied.increment(1);
         }
         if allowed {
@@ -71,6 +91,8 @@ impl Subject {
 pub(super) struct Tracker {
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
+    // What all of them were judged by last.
+    judged_by: Mutex<Option<Arc<Ruleset>>>,
 }
 
 #[derive(Debug)]
@@ -93,32 +115,41 @@ impl Tracker {
     pub(super) fn track(self: &Arc<Self>, subject: Subject) -> Tracked {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry { subject, denied: watch::Sender::new(None) });
-        self.lock().insert(id, entry.clone());
+        lock(&self.open).insert(id, entry.clone());
         Tracked { tracker: self.clone(), id, entry }
     }
 
     /// How many there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        lock(&self.open).len()
     }
 
-    /// Judges all of them again; those now denied are told so.
-    fn rejudge(&self, rules: &Ruleset) {
+    /// Judges all of them again, unless the rules are those of the last time; those now denied are told
+    /// so. Returns how many were judged.
+    ///
+    /// Rules that have once been replaced never come back, so a connection that was judged by others
+    /// when it opened was judged by newer ones.
+    fn rejudge(&self, rules: &Arc<Ruleset>) -> usize {
+        let before = lock(&self.judged_by).replace(rules.clone());
+        if before.is_some_and(|before| Arc::ptr_eq(&before, rules)) {
+            return 0;
+        }
         // Judged outside of the lock: connections come and go meanwhile.
-        let open: Vec<_> = self.lock().values().cloned().collect();
-        for entry in open {
+        let open: Vec<_> = lock(&self.open).values().cloned().collect();
+        for entry in &open {
             let verdict = rules.check(&entry.subject.attributes());
             if !verdict.allowed {
                 counters().authorization_denied.increment(1);
                 entry.denied.send_replace(Some(Denied(verdict.reason)));
             }
         }
+        open.len()
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tracked {
@@ -138,11 +169,11 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.tracker.lock().remove(&self.id);
+        lock(&self.tracker.open).remove(&self.id);
     }
 }
 
-/// Judges the open connections by each new snapshot, until the store is gone. While the mesh does
+/// Judges the open connections by the rules of each new snapshot, until the store is gone. While the mesh does
 /// not know the workload, the last judgement stands.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut published = shared.mesh.published();
@@ -152,3 +183,6 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

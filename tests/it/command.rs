@@ -151,3 +151,17 @@ async fn certs_are_made_and_can_be_used() {
         assert!(dir.path().join("made").join(file).exists(), "{file}");
     }
 }
+
+#[tokio::test]
+async fn the_heap_is_profiled_while_that_is_active() {
+    let process = Process::start(&echo(), &[]).await;
+    let profiling = "/debug/pprof/heap/profiling";
+    assert!(process.ask("admin", "/debug/pprof/heap").await.starts_with("HTTP/1.1 500"));
+    assert!(process.ask("admin", &format!("{profiling}?activate=true")).await.ends_with("heap profiling is active\n"));
+    let profile = process.fetch("admin", "/debug/pprof/heap").await;
+    let text = String::from_utf8_lossy(&profile).into_owned();
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("inuse_space"), "{text}");
+    assert!(process.ask("admin", &format!("{profiling}?activate=false")).await.ends_with("heap profiling is not active\n"));
+    assert!(process.ask("admin", "/debug/pprof/heap").await.starts_with("HTTP/1.1 500"));
+    assert!(process.ask("readiness", "/healthz/ready").await.starts_with("HTTP/1.1 200"));
+}

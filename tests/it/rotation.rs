@@ -1,6 +1,14 @@
 //! Certificates that are replaced while a waypoint runs.
 
-use crate::support::{Backend, Client, Mesh, MeshBuilder, eventually, manifests::*, mesh::NS, mesh::TRUST_DOMAIN, soon};
+use crate::support::{
+    Backend, Client, Mesh, MeshBuilder,
+    client::{Answer, get},
+    eventually,
+    manifests::*,
+    mesh::NS,
+    mesh::TRUST_DOMAIN,
+    soon,
+};
 use cairn::{
     cert::{DevCa, IssuedCert},
     model::Identity,
@@ -82,6 +90,40 @@ async fn a_new_certificate_serves_new_handshakes_and_cuts_no_open_connection() {
     ping(&mut new).await;
     assert_eq!(peer.tunnels(), 2, "towards workloads the new certificate is used as well");
     ping(&mut old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_leave_the_tunnel_of_the_old_certificate_and_none_is_lost() {
+    for port in [80, 81] {
+        let ports = [("http", 80, 8080), ("http2", 81, 8080)];
+        let mesh = MeshBuilder::new().manifests(service(NS, "echo", 10, &ports) + &pod(NS, "echo-v1", "echo", "echo", 11)).start();
+        let (app, peer) = mesh.workload("echo-v1", "echo", 11);
+        // One connection throughout, which stays on one worker of the waypoint and so with one pool.
+        let mut send = mesh.client("client").http1(mesh.net.addr(10, port)).await;
+        let mut request = async || {
+            soon("ready", send.ready()).await.unwrap();
+            let answer = Answer::of(soon("response", send.send_request(get("/"))).await.unwrap()).await;
+            assert_eq!(answer.status, StatusCode::OK);
+        };
+        for _ in 0..3 {
+            request().await;
+        }
+        assert_eq!((peer.tunnels(), app.connections()), (1, 1), "a connection is kept, port {port}");
+        let issued = mesh.ca.issue(&waypoint_id(), HOUR).unwrap();
+        for (file, text) in [("key.pem", &issued.key_pem), ("cert-chain.pem", &issued.chain_pem)] {
+            std::fs::write(dir(&mesh).join(file), text).unwrap();
+        }
+        is_shown(&mesh, &issued).await;
+        soon("the next tunnel", async {
+            while peer.tunnels() < 2 {
+                request().await;
+            }
+        })
+        .await;
+        eventually("the old connection closes", async || peer.open_streams() == 1).await;
+        request().await;
+        assert_eq!((peer.tunnels(), app.connections()), (2, 2), "port {port}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

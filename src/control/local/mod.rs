@@ -25,7 +25,7 @@ use crate::{
     model::{Name, Severity},
     state::Change,
 };
-use schema::File;
+use schema::{File, Mapping};
 
 /// What the words of a local file mean here.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ pub fn load(text: &str, name: &str, config: &Config) -> Result<Vec<Change>, Vec<
     let document = document(text).map_err(|(at, message)| vec![located(name, at, String::new(), message)])?;
     let mut cx = Cx { config, file: name, node: &document, errors: Vec::new() };
     yaml::faults(&document, "", &mut |path, at, fault| cx.errors.push(located(name, at, path.to_owned(), fault.into())));
-    let Typed { value, unknown } = typed::<File>(&document);
+    let Typed { value, unknown } = typed::<Mapping<File>>(&document);
     for path in unknown {
         cx.errors.push(located(name, yaml::locate_key(&document, &path), path, "unknown field".into()));
     }

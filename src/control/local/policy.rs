@@ -3,7 +3,7 @@
 
 use super::{
     Cx,
-    schema::{self, File, PolicyScope, ServiceAccount},
+    schema::{self, File, Mapping, PolicyScope, ServiceAccount},
 };
 use crate::model::{
     Action, AuthorizationPolicy, Clause, Match, NamespacePattern, PolicyTarget, ResourceName, Rule, StringMatch, Term, Test,
@@ -45,7 +45,9 @@ fn decoded(cx: &mut Cx<'_>, field: &str, policy: &schema::Policy) -> Authorizati
         },
         dry_run: policy.dry_run,
         rules: each(cx, &format!("{field}.rules"), &policy.rules, |cx, field, clauses| Rule {
-            clauses: each(cx, field, clauses, |cx, field, matches| Clause { matches: each(cx, field, matches, decoded_match) }),
+            clauses: each(cx, field, clauses, |cx, field, matches| Clause {
+                matches: each(cx, field, matches, |cx, field, m| decoded_match(cx, field, m)),
+            }),
         }),
         invalid: None,
     }
@@ -159,7 +161,7 @@ fn string(cx: &mut Cx<'_>, field: &str, value: &Value) -> Option<StringMatch> {
     Some(matching)
 }
 
-fn service_accounts(cx: &mut Cx<'_>, field: &str, values: &[ServiceAccount]) -> Test {
+fn service_accounts(cx: &mut Cx<'_>, field: &str, values: &[Mapping<ServiceAccount>]) -> Test {
     Test::ServiceAccount(each(cx, field, values, |cx, field, account| {
         cx.required(&format!("{field}.namespace"), &account.namespace);
         cx.required(&format!("{field}.serviceAccount"), &account.service_account);

@@ -1,8 +1,11 @@
 //! The types of a local file, as the reference ztunnel spells them.
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, marker::PhantomData, ops::Deref};
 
 /// The tags of string matches.
 pub(super) const TAGS: &[&str] = &["!Exact", "!Prefix", "!Suffix", "!Presence"];
@@ -10,12 +13,45 @@ pub(super) const TAGS: &[&str] = &["!Exact", "!Prefix", "!Suffix", "!Presence"];
 /// Ports by ports. The keys are numbers, but JSON, by which types are read, knows text alone.
 pub(super) type Ports = BTreeMap<String, u16>;
 
+/// A type that is written as a mapping. By itself serde would also take a list for it, and go by the
+/// order of the fields.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Mapping<T>(T);
+
+impl<T> Deref for Mapping<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Mapping<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OnlyMap<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMap<T> {
+            type Value = Mapping<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Mapping<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Mapping)
+            }
+        }
+
+        deserializer.deserialize_map(OnlyMap(PhantomData))
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct File {
-    pub(super) workloads: Vec<Workload>,
-    pub(super) services: Vec<Service>,
-    pub(super) policies: Vec<Policy>,
+    pub(super) workloads: Vec<Mapping<Workload>>,
+    pub(super) services: Vec<Mapping<Service>>,
+    pub(super) policies: Vec<Mapping<Policy>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,7 +71,7 @@ pub(super) struct Workload {
     #[serde(default)]
     pub(super) network: String,
     #[serde(default)]
-    pub(super) network_gateway: Option<Gateway>,
+    pub(super) network_gateway: Option<Mapping<Gateway>>,
     #[serde(default)]
     pub(super) network_mode: NetworkMode,
     #[serde(default)]
@@ -51,15 +87,15 @@ pub(super) struct Workload {
     #[serde(default)]
     pub(super) cluster_id: String,
     #[serde(default)]
-    pub(super) locality: Locality,
+    pub(super) locality: Mapping<Locality>,
     #[serde(default)]
     pub(super) status: Status,
     #[serde(default)]
     pub(super) capacity: Option<u32>,
     #[serde(default)]
-    pub(super) waypoint: Option<Gateway>,
+    pub(super) waypoint: Option<Mapping<Gateway>>,
     #[serde(default)]
-    pub(super) application_tunnel: Option<ApplicationTunnel>,
+    pub(super) application_tunnel: Option<Mapping<ApplicationTunnel>>,
     #[serde(default)]
     pub(super) authorization_policies: Vec<String>,
     pub(super) services: BTreeMap<String, Ports>,
@@ -131,7 +167,7 @@ pub(super) struct Gateway {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct WeightedWaypoint {
-    pub(super) destination: Gateway,
+    pub(super) destination: Mapping<Gateway>,
     pub(super) weight: u32,
 }
 
@@ -146,11 +182,11 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) subject_alt_names: Vec<String>,
     #[serde(default)]
-    pub(super) waypoint: Option<Gateway>,
+    pub(super) waypoint: Option<Mapping<Gateway>>,
     #[serde(default)]
-    pub(super) weighted_waypoints: Vec<WeightedWaypoint>,
+    pub(super) weighted_waypoints: Vec<Mapping<WeightedWaypoint>>,
     #[serde(default)]
-    pub(super) load_balancer: LoadBalancer,
+    pub(super) load_balancer: Mapping<LoadBalancer>,
     #[serde(default)]
     pub(super) ip_families: Option<IpFamilies>,
     #[serde(default)]
@@ -218,7 +254,7 @@ pub(super) struct Policy {
     #[serde(default)]
     pub(super) dry_run: bool,
     /// Rules, their clauses, and the matches of those.
-    pub(super) rules: Vec<Vec<Vec<Match>>>,
+    pub(super) rules: Vec<Vec<Vec<Mapping<Match>>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -242,8 +278,8 @@ pub(super) struct Match {
     pub(super) not_namespaces: Option<Vec<Value>>,
     pub(super) principals: Option<Vec<Value>>,
     pub(super) not_principals: Option<Vec<Value>>,
-    pub(super) service_accounts: Option<Vec<ServiceAccount>>,
-    pub(super) not_service_accounts: Option<Vec<ServiceAccount>>,
+    pub(super) service_accounts: Option<Vec<Mapping<ServiceAccount>>>,
+    pub(super) not_service_accounts: Option<Vec<Mapping<ServiceAccount>>>,
     pub(super) source_ips: Option<Vec<String>>,
     pub(super) not_source_ips: Option<Vec<String>>,
     pub(super) destination_ips: Option<Vec<String>>,

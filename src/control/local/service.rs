@@ -3,7 +3,7 @@
 use super::{
     Cx,
     address::{self, Vip},
-    schema::{self, File, HealthPolicy, Mode, Scope},
+    schema::{self, File, HealthPolicy, Mapping, Mode, Scope},
 };
 use crate::model::{
     AppProtocol, GatewayAddress, Hostname, IpFamilies, Kind, LoadBalancing, LoadBalancingMode, LocalityScope, Name, ResourceId, Service,
@@ -84,8 +84,8 @@ fn ports(cx: &mut Cx<'_>, field: &str, ports: &schema::Ports) -> Vec<ServicePort
     pairs.map(|(port, to)| ServicePort { name: "".into(), port, target: target(to), protocol: AppProtocol::Unspecified }).collect()
 }
 
-fn weighted_waypoints(cx: &mut Cx<'_>, field: &str, weighted: &[schema::WeightedWaypoint]) -> Vec<(GatewayAddress, u32)> {
-    let of = |(i, weighted): (usize, &schema::WeightedWaypoint)| {
+fn weighted_waypoints(cx: &mut Cx<'_>, field: &str, weighted: &[Mapping<schema::WeightedWaypoint>]) -> Vec<(GatewayAddress, u32)> {
+    let of = |(i, weighted): (usize, &Mapping<schema::WeightedWaypoint>)| {
         let place = address::gateway(cx, &format!("{field}[{i}].destination"), &weighted.destination)?;
         Some((place, weighted.weight))
     };

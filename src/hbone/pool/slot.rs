@@ -59,7 +59,7 @@ impl Tunnel {
 
     /// Whether it takes new streams.
     fn is_fit(&self, now: Instant) -> bool {
-        !self.dialed.client.is_closed() && self.retires.is_none_or(|at| now < at)
+        !self.dialed.client.is_closed() && !self.dialed.client.is_retired() && self.retires.is_none_or(|at| now < at)
     }
 
     fn streams(&self) -> usize {
@@ -77,14 +77,26 @@ fn own_age(age: Duration) -> Option<Duration> {
     (!age.is_zero()).then(|| age.mul_f64(0.8 + 0.4 * fastrand::f64()))
 }
 
+/// Keeps only some; the rest take no new streams, and whoever holds one can tell.
+fn retire_unless(tunnels: &mut Vec<Tunnel>, keep: impl Fn(&Tunnel) -> bool) {
+    tunnels.retain(|tunnel| {
+        let stays = keep(tunnel);
+        if !stays {
+            tunnel.dialed.client.retire();
+        }
+        stays
+    });
+}
+
 impl Place {
     pub(super) fn client(&self) -> Client {
         self.reserved.client()
     }
 
     pub(super) async fn connect(self, authority: &str, headers: &ConnectHeaders, config: &Config) -> Result<Opened, ConnectError> {
+        let tunnel = self.reserved.client();
         let (io, headers) = self.reserved.connect(authority, headers, config).await?;
-        Ok(Opened { io, headers, peer: self.peer })
+        Ok(Opened { io, headers, peer: self.peer, tunnel })
     }
 }
 
@@ -99,7 +111,7 @@ impl Slot {
     fn place(&self, config: &Config, cert: &Arc<WorkloadCert>, may_spread: bool) -> Option<Place> {
         let now = Instant::now();
         let mut tunnels = lock(&self.tunnels);
-        tunnels.retain(|t| t.is_fit(now));
+        retire_unless(&mut tunnels, |t| t.is_fit(now));
         let count = tunnels.iter().filter(|t| t.has(cert)).count();
         let best = tunnels.iter_mut().filter(|t| t.has(cert)).min_by_key(|t| t.streams())?;
         let open = best.streams();
@@ -159,7 +171,7 @@ impl Slot {
         let place = tunnel.place(Instant::now());
         let mut tunnels = lock(&self.tunnels);
         // Those of a replaced certificate take no new streams: they close with their last one.
-        tunnels.retain(|t| t.has(&tunnel.dialed.cert));
+        retire_unless(&mut tunnels, |t| t.has(&tunnel.dialed.cert));
         tunnels.push(tunnel);
         Ok(place)
     }
@@ -170,14 +182,16 @@ impl Slot {
 
     /// Forgets all tunnels: they take no new streams and close with their last one.
     pub(super) fn clear(&self) {
-        lock(&self.tunnels).clear();
+        retire_unless(&mut lock(&self.tunnels), |_| false);
     }
 
     /// Forgets tunnels that are of no more use; whether there are others.
     pub(super) fn sweep(&self, config: &Config) -> bool {
         let now = Instant::now();
         let mut tunnels = lock(&self.tunnels);
-        tunnels.retain(|t| t.is_fit(now) && now.duration_since(t.used) < config.idle_timeout);
+        retire_unless(&mut tunnels, |t| t.is_fit(now));
+        // These are as good as any, only not worth keeping for nobody: whoever uses one still may go on.
+        tunnels.retain(|t| now.duration_since(t.used) < config.idle_timeout);
         !tunnels.is_empty()
     }
 

@@ -7,13 +7,69 @@ use futures_util::FutureExt as _;
 async fn a_new_certificate_means_new_tunnels_while_old_streams_go_on() {
     let world = World::new(plain(), Config::default()).await;
     let mut old = world.open().await;
-    *world.certs.0.lock().unwrap() = issue(&world.ca, "client");
+    world.certs.0.send_replace(issue(&world.ca, "client"));
     let mut new = world.open().await;
     assert_eq!(world.peer.tunnels(), 2);
     ping(&mut old).await;
     ping(&mut new).await;
     ping(&mut world.open().await).await;
     assert_eq!((world.peer.tunnels(), world.pool.tunnels()), (2, 1), "the old tunnel takes no new streams");
+}
+
+#[tokio::test]
+async fn whoever_keeps_something_inside_a_tunnel_learns_when_to_leave_it() {
+    let forever = Config { max_tunnel_age: Duration::ZERO, ..plain() };
+    let short = Config { max_tunnel_age: Duration::from_millis(20), ..plain() };
+    type Event = fn(&World);
+    let events: [(&str, &Config, Event); 4] = [
+        ("its certificate is replaced", &forever, |world| drop(world.certs.0.send_replace(issue(&world.ca, "client")))),
+        ("the peer sends GOAWAY", &forever, |world| world.peer.go_away(0)),
+        ("its key is not retained", &forever, |world| world.pool.retain(|_| false)),
+        ("it is old", &short, |_| ()),
+    ];
+    for (what, config, event) in events {
+        let world = World::new(config.clone(), Config::default()).await;
+        let Opened { mut io, mut tunnel, .. } =
+            soon("CONNECT", world.pool.connect(&world.peer.key(), ECHO, &ConnectHeaders::default())).await.unwrap();
+        ping(&mut io).await;
+        assert!(config.max_tunnel_age > Duration::ZERO || !tunnel.is_retiring(), "before {what}");
+        event(&world);
+        soon(what, async {
+            while !tunnel.is_retiring() {
+                world.pool.sweep();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        ping(&mut io).await;
+        ping(&mut world.open().await).await;
+        assert_eq!(world.peer.tunnels(), 2, "{what}: new streams go elsewhere");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ended_and_dropped_lets_its_retired_tunnel_close() {
+    for ends_itself in [false, true] {
+        let world = World::new(plain(), Config::default()).await;
+        let mut io = world.open().await;
+        ping(&mut io).await;
+        world.pool.retain(|_| false);
+        if ends_itself {
+            io.shutdown().await.unwrap();
+        }
+        drop(io);
+        eventually(&format!("the tunnel closes, ended {ends_itself}"), || world.peer.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_merely_unused_may_be_used_on() {
+    let world = World::new(Config { idle_timeout: Duration::ZERO, ..plain() }, Config::default()).await;
+    let mut opened = soon("CONNECT", world.pool.connect(&world.peer.key(), ECHO, &ConnectHeaders::default())).await.unwrap();
+    world.pool.sweep();
+    assert_eq!(world.pool.tunnels(), 0);
+    assert!(!opened.tunnel.is_retiring());
+    ping(&mut opened.io).await;
 }
 
 /// How many streams are opened while certificates change and tunnels are told to go.
@@ -40,7 +96,7 @@ async fn no_stream_is_lost_while_certificates_change_and_tunnels_close() {
     }
     let mut told = 0;
     while done.load(Ordering::SeqCst) < STREAMS && !clients.is_empty() {
-        *world.certs.0.lock().unwrap() = issue(&world.ca, "client");
+        world.certs.0.send_replace(issue(&world.ca, "client"));
         let tunnels = world.peer.drains.lock().unwrap().len();
         for tunnel in told..tunnels {
             world.peer.go_away(tunnel);

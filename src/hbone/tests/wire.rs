@@ -34,7 +34,7 @@ async fn opening(io: &mut (impl AsyncRead + Unpin)) -> (Vec<(u16, u32)>, u32) {
 #[tokio::test]
 async fn a_client_opens_with_the_settings_of_the_contract() {
     let (near, mut far) = duplex(64 << 10);
-    let _client = Client::handshake(near, &Config::default()).await.unwrap();
+    let _client = Client::handshake(near, &Config::default(), pending()).await.unwrap();
     let mut preface = [0; 24];
     soon("preface", far.read_exact(&mut preface)).await.unwrap();
     assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -59,7 +59,7 @@ async fn a_server_opens_with_the_settings_of_the_contract_but_for_more_streams()
 async fn connect_head(headers: ConnectHeaders) -> http::request::Parts {
     let (near, far) = duplex(64 << 10);
     let config = Config::default();
-    let client = Client::handshake(near, &config).await.unwrap();
+    let client = Client::handshake(near, &config, pending()).await.unwrap();
     let opening = tokio::spawn(async move { client.reserve().connect("[fd00::1]:80", &headers, &config).await });
     let mut server = h2::server::handshake(far).await.unwrap();
     let (request, _respond) = soon("CONNECT", server.accept()).await.unwrap().unwrap();

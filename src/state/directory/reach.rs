@@ -2,7 +2,7 @@
 
 use super::Directory;
 use crate::{
-    model::{Endpoint, Health, Identity, Service, ServicePort, TargetPort, TunnelProtocol, Workload},
+    model::{AppProtocol, Endpoint, Health, Identity, Service, ServicePort, TargetPort, TunnelProtocol, Workload},
     state::{Hop, UpstreamEndpoint},
 };
 use std::{
@@ -31,13 +31,23 @@ impl Directory {
         if groups.is_none() && serving.is_empty() {
             let selected = self.selected(service);
             let serves = |w: &&&Arc<Workload>| w.health == Health::Healthy || service.publish_not_ready;
-            return selected.iter().filter(serves).filter_map(|w| self.of_workload(w, port, &sans)).collect();
+            return selected.iter().filter(serves).filter_map(|w| self.at(w, service, target(port, Some(w))?, &sans, reach)).collect();
         }
         let listed = groups.iter().flatten().flat_map(|group| &group.endpoints).filter(|e| e.ready || service.publish_not_ready);
         let mut endpoints: Vec<_> = listed.filter_map(|e| self.listed(e, port, &sans)).collect();
         let serving = serving.into_iter().filter(|w| w.health == Health::Healthy || service.publish_not_ready);
         endpoints.extend(serving.filter_map(|w| self.of_serving(w, service, port, &sans, reach)));
         endpoints
+    }
+
+    /// The workloads of a service that take connections for a port that it does not declare: through
+    /// their application tunnels (contract, 2.4).
+    pub(in crate::state) fn tunnelled(&self, service: &Service, port: u16) -> Vec<UpstreamEndpoint> {
+        let port = ServicePort { name: "".into(), port, target: TargetPort::Endpoint, protocol: AppProtocol::Tcp };
+        let sans = alternative_identities(service);
+        let serving = self.serving(&service.key).into_iter().filter(|w| w.health == Health::Healthy || service.publish_not_ready);
+        let serving = serving.filter(|w| w.l4.application_tunnel.is_some());
+        serving.filter_map(|w| self.of_serving(w, service, &port, &sans, Reach::Anywhere)).collect()
     }
 
     /// All workloads behind a service, ready or not.
@@ -69,12 +79,6 @@ impl Directory {
         Some(self.reach(SocketAddr::new(endpoint.address, number), workload, sans))
     }
 
-    fn of_workload(&self, workload: &Arc<Workload>, port: &ServicePort, sans: &[Identity]) -> Option<UpstreamEndpoint> {
-        let number = target(port, Some(workload))?;
-        let address = workload.addresses.first()?;
-        Some(self.reach(SocketAddr::new(*address, number), Some(workload), sans))
-    }
-
     /// A workload that names the service as its own (contract, 2.4).
     fn of_serving(
         &self,
@@ -84,7 +88,11 @@ impl Directory {
         sans: &[Identity],
         reach: Reach,
     ) -> Option<UpstreamEndpoint> {
-        let number = serving_port(workload, service, port)?;
+        self.at(workload, service, serving_port(workload, service, port)?, sans, reach)
+    }
+
+    /// A workload as an endpoint of a service, wherever it is.
+    fn at(&self, workload: &Arc<Workload>, service: &Service, number: u16, sans: &[Identity], reach: Reach) -> Option<UpstreamEndpoint> {
         let address = workload.addresses.iter().find(|address| service.l4.ip_families.allow(address.to_canonical()));
         let is_near = workload.l4.network.is_none();
         match (address, reach) {

@@ -298,13 +298,15 @@ impl NodeCompiler {
         let near = near.filter(|policy| self.applies(policy, workload));
         let everywhere = self.mesh_wide.iter().filter_map(|name| policies.get(name));
         let listed = workload.l4.policies.iter().filter_map(|name| {
-            let policy = policies.get(name).filter(|policy| policy.target == PolicyTarget::Listed);
+            let policy = policies.get(name);
             if policy.is_none() {
                 tracing::warn!(workload = %workload.uid, policy = %name, "the workload lists a policy that does not exist");
             }
             policy
         });
-        let applying: List<AuthorizationPolicy> = near.chain(everywhere).chain(listed).cloned().collect();
+        let mut known = BTreeSet::new();
+        let applying = near.chain(everywhere).chain(listed).filter(|policy| known.insert(&policy.name));
+        let applying: List<AuthorizationPolicy> = applying.cloned().collect();
         match self.rules.get(&workload.uid) {
             Some((of, rules)) if *of == applying => rules.clone(),
             Some(_) | None => {

@@ -2,8 +2,8 @@
 //! address or host name, and gateways to other networks.
 
 use crate::{
-    model::{AppProtocol, GatewayAddress, GatewayDestination, NetworkAddress, Service, ServiceKey, WaypointBinding, Workload},
-    state::{Delta, Directory, Upstream, Upstreams, shared::SharedMap},
+    model::{AppProtocol, GatewayAddress, GatewayDestination, Name, NetworkAddress, Service, ServiceKey, WaypointBinding, Workload},
+    state::{Delta, Directory, Upstream, UpstreamEndpoint, Upstreams, shared::SharedMap},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -33,8 +33,8 @@ impl Places {
         if self.uses.is_empty() && dirty.is_empty() {
             return;
         }
-        let touched = Touched::of(delta);
-        dirty.extend(self.uses.keys().filter(|place| touched.contains(place)).cloned());
+        let touched = Touched::by(delta);
+        dirty.extend(self.uses.keys().filter(|place| touched.contains(directory, place)).cloned());
         let edits: Vec<_> = dirty
             .into_iter()
             .map(|place| {
@@ -87,13 +87,15 @@ fn at(binding: &WaypointBinding) -> Option<&GatewayAddress> {
 }
 
 /// Where something has changed.
-struct Touched {
+struct Touched<'a> {
     addresses: HashSet<NetworkAddress>,
     names: HashSet<ServiceKey>,
+    /// Services whose endpoints have changed.
+    members: &'a HashSet<ServiceKey>,
 }
 
-impl Touched {
-    fn of(delta: &Delta) -> Self {
+impl<'a> Touched<'a> {
+    fn by(delta: &'a Delta) -> Self {
         let near = |address: &IpAddr| NetworkAddress { network: None, address: *address };
         let mut addresses: HashSet<_> = delta.addresses.iter().chain(&delta.vips).map(near).collect();
         let mut names: HashSet<_> = delta.services.iter().flat_map(|c| c.each()).map(|service| service.key.clone()).collect();
@@ -102,39 +104,55 @@ impl Touched {
             if let Some(hostname) = workload.l4.hostname.clone() {
                 names.insert(ServiceKey { namespace: workload.namespace.clone(), hostname });
             }
-            let on = |address: &IpAddr| NetworkAddress { network: workload.l4.network.clone(), address: address.to_canonical() };
-            addresses.extend(workload.addresses.iter().map(on));
+            addresses.extend(addresses_of(workload));
         }
-        Self { addresses, names }
+        Self { addresses, names, members: &delta.members }
     }
 
-    fn contains(&self, place: &GatewayAddress) -> bool {
+    fn contains(&self, directory: &Directory, place: &GatewayAddress) -> bool {
         match &place.destination {
-            GatewayDestination::Address(address) => self.addresses.contains(address),
-            GatewayDestination::Hostname(key) => self.names.contains(key),
+            GatewayDestination::Address(address) => {
+                self.addresses.contains(address) || directory.service_on(address).is_some_and(|s| self.members.contains(&s.key))
+            }
+            GatewayDestination::Hostname(key) => {
+                // Who else is at the address of a workload decides how it is reached.
+                let is_shared = |workload: &Arc<Workload>| addresses_of(workload).any(|address| self.addresses.contains(&address));
+                self.names.contains(key) || self.members.contains(key) || directory.workload_called(key).is_some_and(is_shared)
+            }
         }
     }
 }
 
-/// What is at a place: a service that declares the port, or a workload.
+fn addresses_of(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
+    let network = &workload.l4.network;
+    workload.addresses.iter().map(|address| NetworkAddress { network: network.clone(), address: address.to_canonical() })
+}
+
+/// What is at a place: a service that declares the port or has workloads that take it all the same, or
+/// a workload.
 fn find(directory: &Directory, place: &GatewayAddress, old: Option<&Arc<Upstream>>, upstreams: &mut Upstreams) -> Option<Arc<Upstream>> {
     let (service, workload) = match &place.destination {
         GatewayDestination::Address(address) => (directory.service_on(address), directory.workload_on(address)),
         GatewayDestination::Hostname(key) => (directory.mesh().services.get(key), directory.workload_called(key)),
     };
     if let Some(service) = service {
-        return upstreams.acquire(directory, &service.key, place.port);
+        let declared = upstreams.acquire(directory, &service.key, place.port);
+        let tunnelled = || Some(directory.tunnelled(service, place.port)).filter(|found| !found.is_empty());
+        return declared.or_else(|| Some(fixed(place.port, service.key.hostname.as_str(), old, tunnelled()?)));
     }
     let workload = workload?;
     let ip = match &place.destination {
         GatewayDestination::Address(address) => address.address,
         GatewayDestination::Hostname(_) => workload.addresses.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0])),
     };
-    let kept = old.filter(|old| old.service.is_none() && old.port == place.port).cloned();
-    let upstream = kept.unwrap_or_else(|| {
-        let name = format!("outbound|{}||{}", place.port, workload.name).into();
-        Arc::new(Upstream::new(None, place.port, AppProtocol::Tcp, name))
-    });
-    upstream.replace(vec![directory.of(workload, SocketAddr::new(ip, place.port))]);
-    Some(upstream)
+    Some(fixed(place.port, &workload.name, old, vec![directory.of(workload, SocketAddr::new(ip, place.port))]))
+}
+
+/// An upstream of these endpoints: the old one, where that is not a service's.
+fn fixed(port: u16, name: &str, old: Option<&Arc<Upstream>>, endpoints: Vec<UpstreamEndpoint>) -> Arc<Upstream> {
+    let name: Name = format!("outbound|{port}||{name}").into();
+    let kept = old.filter(|old| old.service.is_none() && old.name == name).cloned();
+    let upstream = kept.unwrap_or_else(|| Arc::new(Upstream::new(None, port, AppProtocol::Tcp, name)));
+    upstream.replace(endpoints);
+    upstream
 }

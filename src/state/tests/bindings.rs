@@ -102,3 +102,31 @@ fn a_ztunnel_sends_to_a_waypoint_for_one_account_only_what_that_serves() {
         }
     }
 }
+
+#[test]
+fn a_waypoint_that_does_not_exist_bars_the_way_only_where_one_is_required() {
+    let label = |value: &str| NamespaceInfo {
+        labels: labels(&[("cairn.dev/require-waypoint", value)]),
+        ..namespace("app", WaypointBinding::Inherit)
+    };
+    let to = |name: &str| WaypointBinding::To(ResourceName::new("app", name));
+    let rows = [
+        ("nobody asks for it", to("gone"), None, false, "direct"),
+        ("the process does", to("gone"), None, true, "Missing"),
+        ("the namespace does", to("gone"), Some(label("true")), false, "Missing"),
+        ("the namespace says something else", to("gone"), Some(label("yes")), false, "direct"),
+        ("none is named", WaypointBinding::None, Some(label("true")), true, "direct"),
+        ("it is there", to("waypoint"), Some(label("true")), true, "waypoint"),
+    ];
+    for (what, waypoint, info, required, expected) in rows {
+        let mut resources = app();
+        resources.extend(info.map(Resource::from));
+        resources.push(Resource::from(Service { waypoint: waypoint.clone(), ..service("app", "a", 1) }));
+        resources.push(Resource::from(Workload { waypoint, ..pod("app", "a", 1) }));
+        let mut store = Store::new(NodeCompiler::new(Own::Workloads([].into()), ROOT).require_waypoint(required));
+        store.apply(resources.into_iter().map(Change::Upsert));
+        let snapshot = store.handle().load();
+        let service = snapshot.service(vip(1).ip(), "app").expect("the service is known");
+        assert_eq!(seen(service.waypoint.as_ref()), expected, "{what}");
+    }
+}

@@ -79,3 +79,33 @@ fn a_virtual_address_of_two_services_has_the_same_owner_in_both_modes() {
         assert_eq!(*meant("zoo").namespace == *"zoo", in_zoo, "{what}");
     }
 }
+
+#[test]
+fn a_selected_workload_on_another_network_is_reached_there_or_not_at_all() {
+    let far = Workload { l4: WorkloadL4 { network: Some("east".into()), ..WorkloadL4::default() }, ..pod("app", "a", 1) };
+    let mut mesh = app();
+    mesh.push(Resource::from(far));
+    // Its address may be another's here: a waypoint, which knows no other networks, must not send to that.
+    let waypoint = store(mesh.clone()).handle().load();
+    assert_eq!(endpoint_addresses(&served(&waypoint, vip(1)).unwrap()), Vec::<String>::new());
+    let mut node = Store::new(NodeCompiler::new(Own::Node(None), ROOT));
+    node.apply(mesh.into_iter().map(Change::Upsert));
+    let snapshot = node.handle().load();
+    let endpoints = snapshot.service(vip(1).ip(), "app").unwrap().ports[&80].endpoints();
+    let networks: Vec<_> = endpoints.ready.iter().map(|e| e.workload.as_ref().and_then(|w| w.l4.network.as_deref())).collect();
+    assert_eq!(networks, [Some("east")]);
+}
+
+#[test]
+fn a_policy_that_a_workload_lists_is_enforced_whatever_its_scope() {
+    for target in [PolicyTarget::Listed, PolicyTarget::Namespace, PolicyTarget::Mesh, PolicyTarget::Selector(labels(&[("app", "z")]))] {
+        let listing = WorkloadL4 { policies: vec![ResourceName::new("zoo", "p")], ..WorkloadL4::default() };
+        let mut node = Store::new(NodeCompiler::new(Own::Node(None), ROOT));
+        let workloads = [Workload { l4: listing, ..pod("app", "a", 1) }, pod("app", "b", 2)].map(Resource::from);
+        let policy = Resource::from(deny("zoo", "p", target.clone(), 1));
+        node.apply(workloads.into_iter().chain([policy]).map(Change::Upsert));
+        let rules = |ip| node.handle().load().workload(IpAddr::from([10, 2, 0, ip])).unwrap().rules.len();
+        // Once each, also where it is for all.
+        assert_eq!((rules(1), rules(2)), (1, usize::from(target == PolicyTarget::Mesh)), "{target:?}");
+    }
+}

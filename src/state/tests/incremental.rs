@@ -2,8 +2,15 @@
 //! would give.
 
 use super::*;
-use crate::{authz::Ruleset, model::StringMatch, state::tests::bindings::seen};
+use crate::{
+    authz::Ruleset,
+    model::{
+        ApplicationTunnel, GatewayAddress, GatewayDestination, IpFamilies, NetworkAddress, ServiceL4, StringMatch, Visibility, WorkloadL4,
+    },
+    state::tests::bindings::seen,
+};
 use fastrand::Rng;
+use ipnet::IpNet;
 use proptest::prelude::*;
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -11,7 +18,9 @@ use std::{collections::BTreeMap, fmt::Write};
 /// without a seed it is removed.
 type Step = (u8, u8, Option<u64>);
 
+const CLIENTS: [&str; 3] = ["app", "other", "elsewhere"];
 const NAMESPACES: [&str; 2] = ["app", "other"];
+const EAST: &str = "east";
 const NAMES: [&str; 4] = ["a", "b", "c", "waypoint"];
 
 fn one_of<T: Clone>(rng: &mut Rng, items: &[T]) -> T {
@@ -39,10 +48,62 @@ fn some_gateway(rng: &mut Rng) -> ResourceName {
     one_of(rng, &[gateway(), gateway(), ResourceName::new("app", "second"), ResourceName::new("other", "b")])
 }
 
+/// Also places on other networks, and such as nobody is at.
+fn some_place(rng: &mut Rng) -> GatewayAddress {
+    let network = (rng.u8(..4) == 0).then(|| EAST.into());
+    let destination = match rng.u8(..5) {
+        0 => GatewayDestination::Address(NetworkAddress { network, address: virtual_address(rng.u8(..5)) }),
+        1 => GatewayDestination::Address(NetworkAddress { network, address: pod_address(rng.u8(..5)) }),
+        2 => GatewayDestination::Hostname(ServiceKey { namespace: one_of(rng, &NAMESPACES).into(), hostname: some_host(rng) }),
+        _ => GatewayDestination::Hostname(some_key(rng)),
+    };
+    GatewayAddress { destination, port: one_of(rng, &[15008, 15008, 80]) }
+}
+
+/// Few, so that workloads share them.
+fn some_host(rng: &mut Rng) -> Hostname {
+    Hostname::new(one_of(rng, &["shared.example", "found.example"]))
+}
+
+fn some_range(rng: &mut Rng) -> IpNet {
+    IpNet::new(virtual_address(rng.u8(..5)), one_of(rng, &[24, 30, 31])).unwrap()
+}
+
+fn some_service_l4(rng: &mut Rng) -> ServiceL4 {
+    let elsewhere = |rng: &mut Rng| NetworkAddress { network: Some(EAST.into()), address: virtual_address(rng.u8(..5)) };
+    ServiceL4 {
+        ranges: (0..rng.u8(..4).saturating_sub(1)).map(|_| some_range(rng)).collect(),
+        elsewhere: (0..rng.u8(..3)).map(|_| elsewhere(rng)).collect(),
+        ip_families: one_of(rng, &[IpFamilies::Automatic, IpFamilies::Automatic, IpFamilies::Ipv4, IpFamilies::Ipv6]),
+        visibility: one_of(rng, &[Visibility::Public, Visibility::Public, Visibility::Namespace]),
+        canonical: rng.u8(..4) == 0,
+        weighted_waypoints: (0..rng.u8(..4).saturating_sub(1)).map(|_| (some_place(rng), rng.u32(..3))).collect(),
+        ..ServiceL4::default()
+    }
+}
+
+fn some_workload_l4(rng: &mut Rng) -> WorkloadL4 {
+    let ports = |rng: &mut Rng| (0..rng.u8(..3)).map(|_| (one_of(rng, &[80, 81, 15008]), one_of(rng, &[0, 7070]))).collect();
+    WorkloadL4 {
+        network: (rng.u8(..4) == 0).then(|| EAST.into()),
+        gateway: (rng.u8(..3) == 0).then(|| some_place(rng)),
+        hostname: (rng.u8(..3) == 0).then(|| some_host(rng)),
+        capacity: rng.u32(..3),
+        application_tunnel: (rng.u8(..4) == 0).then(|| ApplicationTunnel { proxy_protocol: rng.bool(), port: rng.bool().then_some(15088) }),
+        services: (0..rng.u8(..3)).map(|_| (some_key(rng), ports(rng))).collect(),
+        policies: (0..rng.u8(..3)).map(|_| some_policy_name(rng)).collect(),
+    }
+}
+
+fn some_policy_name(rng: &mut Rng) -> ResourceName {
+    ResourceName::new(one_of(rng, &["app", "other", ROOT, ""]), one_of(rng, &["a", "b", "c"]))
+}
+
 fn some_binding(rng: &mut Rng) -> WaypointBinding {
-    match rng.u8(..8) {
+    match rng.u8(..10) {
         0 => WaypointBinding::None,
         1 => WaypointBinding::To(some_gateway(rng)),
+        8 | 9 => WaypointBinding::At(some_place(rng)),
         2..5 => to_waypoint(),
         _ => WaypointBinding::Inherit,
     }
@@ -73,7 +134,7 @@ fn uid(n: u8) -> Name {
 }
 
 fn some_port(rng: &mut Rng) -> ServicePort {
-    let target = if rng.bool() { TargetPort::Number(8080) } else { TargetPort::Name("web".into()) };
+    let target = one_of(rng, &[TargetPort::Number(8080), TargetPort::Number(8080), TargetPort::Name("web".into()), TargetPort::Endpoint]);
     let protocol = one_of(rng, &[AppProtocol::Http, AppProtocol::Http, AppProtocol::Tcp]);
     ServicePort { protocol, ..port("http", one_of(rng, &[80, 80, 81, 15008]), target) }
 }
@@ -97,8 +158,10 @@ fn some_backend(rng: &mut Rng) -> BackendRef {
 }
 
 fn some_target(rng: &mut Rng) -> PolicyTarget {
-    match rng.u8(..8) {
+    match rng.u8(..11) {
         0 => PolicyTarget::Unknown,
+        8 => PolicyTarget::Mesh,
+        9 | 10 => PolicyTarget::Listed,
         1 => PolicyTarget::Namespace,
         2 => PolicyTarget::Selector(some_labels(rng)),
         3 => refs(TargetRef::GatewayClass(one_of(rng, &["istio-waypoint", "another"]).into())),
@@ -131,6 +194,8 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 selector: (rng.u8(..4) > 0).then(|| some_labels(rng)),
                 waypoint: some_binding(rng),
                 publish_not_ready: rng.u8(..4) == 0,
+                subject_alt_names: if rng.u8(..4) == 0 { vec!["spiffe://cluster.local/ns/app/sa/other".into()] } else { Vec::new() },
+                l4: if rng.bool() { some_service_l4(rng) } else { ServiceL4::default() },
                 key,
                 ..service("app", name, 0)
             })
@@ -156,6 +221,7 @@ fn resource(kind: u8, n: u8, seed: u64) -> Resource {
                 waypoint: some_binding(rng),
                 gateway: (rng.u8(..6) == 0).then(|| "waypoint".into()),
                 ports: if rng.bool() { Vec::new() } else { vec![("web".into(), 9090)] },
+                l4: if rng.bool() { some_workload_l4(rng) } else { WorkloadL4::default() },
                 ..pod(namespace, app, 0)
             })
         }
@@ -289,20 +355,40 @@ fn node_view(snapshot: &NodeSnapshot) -> String {
         };
         format!("{} {name} {upstream:?}", seen(route))
     };
+    let place = |place: &GatewayAddress| format!("{place}: {:?}", snapshot.place(place).map(|upstream| endpoints(upstream)));
     let service = |service: &Arc<NodeService>| {
         let ports: BTreeMap<_, _> = service.ports.iter().map(|(port, upstream)| (port, endpoints(upstream))).collect();
-        format!("{:?} {} {ports:#?}", service.service, through(service.waypoint.as_ref()))
+        let weighted: Vec<_> = service.service.l4.weighted_waypoints.iter().map(|(at, _)| place(at)).collect();
+        format!("{:?} {} {ports:#?} {weighted:?}", service.service, through(service.waypoint.as_ref()))
     };
-    let workload = |w: &Arc<NodeWorkload>| format!("{:?} {:?} {} {}", w.workload, w.hop, through(w.waypoint.as_ref()), verdicts(&w.rules));
-    for ip in (0..5).flat_map(|n| [virtual_address(n), pod_address(n)]) {
-        let _ = writeln!(view, "{ip}: {:?} {:?}", snapshot.service(ip, "app").map(service), snapshot.workload(ip).map(workload));
+    let workload = |w: &Arc<NodeWorkload>| {
+        let gateway = w.workload.l4.gateway.as_ref().map(place);
+        format!("{:?} {:?} {} {gateway:?} {}", w.workload, w.hop, through(w.waypoint.as_ref()), verdicts(&w.rules))
+    };
+    // Addresses that only ranges hold are among them, and clients who see other services.
+    for ip in (0..8).flat_map(|n| [virtual_address(n), pod_address(n)]) {
+        let meant: Vec<_> = CLIENTS.iter().map(|client| snapshot.service(ip, client).map(service)).collect();
+        let _ = writeln!(view, "{ip}: {meant:?} {:?}", snapshot.workload(ip).map(workload));
     }
     for host in NAMESPACES.iter().flat_map(|ns| NAMES.map(|name| key(ns, name).hostname)).chain([Hostname::new("shared.example")]) {
-        let _ = writeln!(view, "{host}: {:?}", snapshot.host(&host, "app").map(service));
+        let meant: Vec<_> = CLIENTS.iter().map(|client| snapshot.host(&host, client).map(service)).collect();
+        let seen: Vec<_> = snapshot.hosts(&host, "app").map(|s| s.service.key.to_string()).collect();
+        let _ = writeln!(view, "{host}: {meant:?} among {seen:?}");
     }
-    let mut local: Vec<_> = snapshot.local_workloads().map(workload).collect();
-    local.sort();
-    let _ = writeln!(view, "{local:#?} of {} services", snapshot.services().count());
+    let sorted = |mut all: Vec<String>| {
+        all.sort();
+        all
+    };
+    let local = sorted(snapshot.local_workloads().map(workload).collect());
+    let all = sorted(snapshot.workloads().map(workload).collect());
+    let _ = writeln!(view, "{local:#?} of {all:#?} and {} services", snapshot.services().count());
+    for n in 0..6 {
+        let own = snapshot.local(&uid(n));
+        let name = own.map(|own| ResourceName { namespace: own.workload.namespace.clone(), name: own.workload.name.clone() });
+        let account = own.map(|own| own.workload.identity.service_account()).unwrap_or_default();
+        let named = name.and_then(|name| snapshot.local_named(&name, account)).map(|w| w.workload.identity.clone());
+        let _ = writeln!(view, "{}: {:?} {named:?}", uid(n), snapshot.workload_by_uid(&uid(n)).map(workload));
+    }
     view
 }
 
@@ -329,7 +415,8 @@ fn check<C: Compile>(batches: &[Vec<Step>], compiler: impl Fn() -> C, view: impl
         let mut anew = Store::new(compiler());
         anew.apply(mesh.values().cloned().map(Change::Upsert));
         let (step_by_step, anew) = (view(&store.handle().load()), view(&anew.handle().load()));
-        prop_assert!(step_by_step == anew, "after {:?}\nstep by step:\n{step_by_step}\nanew:\n{anew}", store.mesh());
+        let differing = || step_by_step.lines().zip(anew.lines()).find(|(one, other)| one != other);
+        prop_assert!(step_by_step == anew, "after {:?}\nstep by step and anew: {:#?}", store.mesh(), differing());
     }
     Ok(())
 }
@@ -356,5 +443,10 @@ proptest! {
     #[test]
     fn a_node_compiled_step_by_step_is_as_compiled_anew(batches in batches()) {
         check(&batches, || NodeCompiler::new(Own::Workloads([uid(0), uid(1), uid(2)].into()), ROOT), node_view)?;
+    }
+
+    #[test]
+    fn a_whole_node_compiled_step_by_step_is_as_compiled_anew(batches in batches()) {
+        check(&batches, || NodeCompiler::new(Own::Node(Some("node".into())), ROOT), node_view)?;
     }
 }

@@ -1,51 +1,53 @@
 //! What only a ztunnel counts, under the names of Istio's (contract, 6.1).
 
-use super::{PodCounters, Reporter, WorkloadLabels, labels};
+use super::{Reporter, WorkloadLabels, labels};
 use metrics::{Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use std::{fmt, sync::OnceLock, time::Duration};
+use std::{fmt, time::Duration};
 
 pub(super) const DNS_DURATION: &str = "istio_dns_upstream_request_duration_seconds";
 
-/// The handles of a ztunnel that have only a few labels.
-pub struct NodeCounters {
-    /// Pods.
-    pub pods: PodCounters,
-    source_sockets: Gauge,
-    destination_sockets: Gauge,
+/// How many accepted sockets are open: `istio_tcp_sockets_open{reporter}`. Resolved by a ztunnel, so
+/// that no other process exposes them.
+#[derive(Clone)]
+pub struct SocketCounters {
+    source: Gauge,
+    destination: Gauge,
 }
 
-impl NodeCounters {
-    pub(super) fn resolve() -> Self {
-        describe();
+impl SocketCounters {
+    /// The series, from 0. Collecting must have begun ([`install`](super::install)).
+    pub fn resolve() -> Self {
+        describe_gauge!("istio_tcp_sockets_open", "Accepted sockets open now");
         let sockets = |reporter: Reporter| gauge!("istio_tcp_sockets_open", "reporter" => reporter.as_str());
-        Self {
-            pods: PodCounters::resolve(),
-            source_sockets: sockets(Reporter::Source),
-            destination_sockets: sockets(Reporter::Destination),
-        }
+        Self { source: sockets(Reporter::Source), destination: sockets(Reporter::Destination) }
     }
 
-    /// Counts an accepted socket until the returned value is dropped (`istio_tcp_sockets_open`):
-    /// captured and SOCKS5 ones for the source, 15008 and 15006 for the destination. A waypoint has
-    /// none.
-    pub fn socket(&self, reporter: Reporter) -> OpenSocket {
-        let gauge = match reporter {
-            Reporter::Source => &self.source_sockets,
-            Reporter::Destination | Reporter::Waypoint => &self.destination_sockets,
-        };
-        gauge.increment(1);
-        OpenSocket(gauge.clone())
+    /// Counts a socket of the workload itself, captured or by SOCKS5, until the value is dropped.
+    pub fn source(&self) -> OpenSocket {
+        OpenSocket::count(&self.source)
+    }
+
+    /// Counts a socket to the workload, by HBONE or in plaintext, until the value is dropped.
+    pub fn destination(&self) -> OpenSocket {
+        OpenSocket::count(&self.destination)
     }
 }
 
-impl fmt::Debug for NodeCounters {
+impl fmt::Debug for SocketCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NodeCounters")
+        f.write_str("SocketCounters")
     }
 }
 
 /// A socket counts as open as long as this lives.
 pub struct OpenSocket(Gauge);
+
+impl OpenSocket {
+    fn count(gauge: &Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge.clone())
+    }
+}
 
 impl Drop for OpenSocket {
     fn drop(&mut self) {
@@ -57,16 +59,6 @@ impl fmt::Debug for OpenSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OpenSocket")
     }
-}
-
-/// A ztunnel's counters; the first call starts the collection if nobody has. A process that is no
-/// ztunnel never calls it, and shows none of them.
-pub fn node_counters() -> &'static NodeCounters {
-    static COUNTERS: OnceLock<NodeCounters> = OnceLock::new();
-    COUNTERS.get_or_init(|| {
-        super::install();
-        NodeCounters::resolve()
-    })
 }
 
 /// How a DNS query came.
@@ -161,8 +153,8 @@ pub fn on_demand_dns(source: &WorkloadLabels<'_>, hostname: &str) {
     counter!("istio_on_demand_dns_total", out).increment(1);
 }
 
-fn describe() {
-    describe_gauge!("istio_tcp_sockets_open", "Accepted sockets open now");
+/// Help texts.
+pub(super) fn describe() {
     describe_counter!("istio_on_demand_dns_total", "Host names of workloads resolved for connections");
     describe_counter!("istio_dns_requests_total", "DNS queries");
     describe_counter!("istio_dns_upstream_requests_total", "DNS queries asked on");

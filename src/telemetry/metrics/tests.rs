@@ -197,11 +197,12 @@ fn the_exposition_of_a_ztunnel_is_that_of_istio() {
         let connection = TcpMetrics::open(&labels);
         connection.received(7);
         connection.close(ResponseFlag::Connect);
-        let node = NodeCounters::resolve();
-        std::mem::forget(node.socket(Reporter::Source));
-        drop(node.socket(Reporter::Destination));
-        node.pods.started.increment(2);
-        node.pods.active.set(1);
+        let sockets = SocketCounters::resolve();
+        std::mem::forget(sockets.source());
+        drop(sockets.destination());
+        let pods = PodCounters::resolve();
+        pods.started.increment(2);
+        pods.active.set(1);
         on_demand_dns(&reviews(), "external.example.com");
         let dns = DnsMetrics::resolve(&DnsLabels {
             query_type: "AAAA",

@@ -4,8 +4,10 @@
 //! direction goes on. Buffers start small, since most connections carry little, grow with what
 //! moves, and shrink when nothing does.
 
+mod pieces;
 mod pipe;
 
+pub use pieces::Pieces;
 use pipe::Pipe;
 use std::{
     future::poll_fn,
@@ -14,10 +16,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 /// A direction that moved nothing for this long gives its large buffer back.
 const SHRINK_AFTER: Duration = Duration::from_secs(10);
@@ -77,8 +76,8 @@ pub enum End {
 /// remain the caller's; after [`End::Failed`] and [`End::HalfOpenIdle`] they are not shut down.
 pub async fn bidirectional<D, U, F>(downstream: &mut D, upstream: &mut U, half_open_idle: Option<Duration>, on_bytes: F) -> Copied
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: Pieces,
+    U: Pieces,
     F: FnMut(Direction, usize),
 {
     let mut copy = Copy {
@@ -111,8 +110,8 @@ struct Copy<'a, D, U, F> {
 
 impl<D, U, F> Copy<'_, D, U, F>
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: Pieces,
+    U: Pieces,
     F: FnMut(Direction, usize),
 {
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {

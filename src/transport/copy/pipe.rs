@@ -1,15 +1,17 @@
 //! One direction of a copy.
 
-use super::Side;
+use super::{Pieces, Side};
+use bytes::{Bytes, BytesMut};
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     task::coop,
 };
+use tokio_util::io::poll_read_buf;
 
 const KIB: usize = 1 << 10;
 /// Buffer sizes, each with the number of bytes that must have moved before it is used.
@@ -45,10 +47,12 @@ impl PipeError {
 #[derive(Debug)]
 pub(super) struct Pipe {
     state: State,
-    buf: Box<[u8]>,
-    /// What was read and not yet written: `buf[start..end]`.
-    start: usize,
-    end: usize,
+    /// What was read and not yet written.
+    held: Bytes,
+    /// Where to read to, when the reader has no pieces of its own.
+    spare: BytesMut,
+    /// How much is read at a time; 0 before the first read.
+    size: usize,
     moved: u64,
     /// `moved` when the buffer last shrank: growing starts from there.
     base: u64,
@@ -60,7 +64,7 @@ pub(super) struct Pipe {
 
 impl Default for Pipe {
     fn default() -> Self {
-        Self { state: State::Open, buf: Box::default(), start: 0, end: 0, moved: 0, base: 0, seen: 0, dirty: false }
+        Self { state: State::Open, held: Bytes::new(), spare: BytesMut::new(), size: 0, moved: 0, base: 0, seen: 0, dirty: false }
     }
 }
 
@@ -72,13 +76,13 @@ impl Pipe {
 
     /// Whether the buffer is larger than the smallest.
     pub(super) fn is_large(&self) -> bool {
-        self.buf.len() > STEPS[0].1
+        self.size > STEPS[0].1
     }
 
     /// Gives a large buffer back, if nothing has moved since the last call.
     pub(super) fn shrink_if_idle(&mut self) {
-        if self.is_large() && self.seen == self.moved && self.start == self.end {
-            self.buf = Box::default();
+        if self.is_large() && self.seen == self.moved && self.held.is_empty() {
+            (self.spare, self.size) = (BytesMut::new(), 0);
             self.base = self.moved;
         }
         self.seen = self.moved;
@@ -86,54 +90,46 @@ impl Pipe {
 
     /// Moves what can be moved now. `Ok(true)`: the direction has ended; `Ok(false)`: a waker is
     /// registered.
-    pub(super) fn poll<R, W>(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        reader: &mut impl Pieces,
+        writer: &mut impl Pieces,
         on_bytes: impl FnMut(usize),
-    ) -> Result<bool, PipeError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        match self.poll_move(cx, Pin::new(reader), Pin::new(writer), on_bytes) {
+    ) -> Result<bool, PipeError> {
+        match self.poll_move(cx, reader, writer, on_bytes) {
             Poll::Ready(result) => result.map(|()| true),
             Poll::Pending => Ok(false),
         }
     }
 
-    fn poll_move<R, W>(
+    fn poll_move(
         &mut self,
         cx: &mut Context<'_>,
-        mut reader: Pin<&mut R>,
-        mut writer: Pin<&mut W>,
+        reader: &mut impl Pieces,
+        writer: &mut impl Pieces,
         mut on_bytes: impl FnMut(usize),
-    ) -> Poll<Result<(), PipeError>>
-    where
-        R: AsyncRead,
-        W: AsyncWrite,
-    {
+    ) -> Poll<Result<(), PipeError>> {
         loop {
             match self.state {
-                State::Open if self.start == self.end => {
+                State::Open if self.held.is_empty() => {
                     // Not every stream counts against tokio's budget; without it, a fast pair would
                     // keep its worker for good.
                     let budget = ready!(coop::poll_proceed(cx));
-                    ready!(self.poll_fill(cx, reader.as_mut(), writer.as_mut()))?;
+                    ready!(self.poll_fill(cx, reader, writer))?;
                     budget.made_progress();
                 }
                 State::Open => {
-                    let n = ready!(self.poll_drain(cx, writer.as_mut())).map_err(PipeError::Write)?;
+                    let n = ready!(self.poll_drain(cx, writer)).map_err(PipeError::Write)?;
                     on_bytes(n);
                 }
                 State::Flushing => {
-                    ready!(writer.as_mut().poll_flush(cx)).map_err(PipeError::Write)?;
+                    ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(PipeError::Write)?;
                     self.state = State::Closing;
                 }
                 State::Closing => {
-                    ready!(poll_shutdown(writer.as_mut(), cx)).map_err(PipeError::Write)?;
-                    self.buf = Box::default();
+                    ready!(poll_shutdown(Pin::new(&mut *writer), cx)).map_err(PipeError::Write)?;
+                    (self.spare, self.size) = (BytesMut::new(), 0);
                     self.state = State::Done;
                 }
                 State::Done => return Poll::Ready(Ok(())),
@@ -141,21 +137,19 @@ impl Pipe {
         }
     }
 
-    /// Reads into the empty buffer; before waiting, what was written is flushed on its way.
-    fn poll_fill<R, W>(&mut self, cx: &mut Context<'_>, reader: Pin<&mut R>, writer: Pin<&mut W>) -> Poll<Result<(), PipeError>>
-    where
-        R: AsyncRead,
-        W: AsyncWrite,
-    {
-        self.grow();
-        let mut buf = ReadBuf::new(&mut self.buf);
-        match reader.poll_read(cx, &mut buf) {
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => self.state = State::Flushing,
-            Poll::Ready(Ok(())) => (self.start, self.end) = (0, buf.filled().len()),
+    /// Reads while nothing is held; before waiting, what was written is flushed on its way.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, reader: &mut impl Pieces, writer: &mut impl Pieces) -> Poll<Result<(), PipeError>> {
+        let polled = match reader.poll_piece(cx) {
+            Some(polled) => polled,
+            None => self.poll_read(cx, reader),
+        };
+        match polled {
+            Poll::Ready(Ok(piece)) if piece.is_empty() => self.state = State::Flushing,
+            Poll::Ready(Ok(piece)) => self.held = piece,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(PipeError::Read(error))),
             Poll::Pending => {
                 if self.dirty {
-                    ready!(writer.poll_flush(cx)).map_err(PipeError::Write)?;
+                    ready!(Pin::new(writer).poll_flush(cx)).map_err(PipeError::Write)?;
                     self.dirty = false;
                 }
                 return Poll::Pending;
@@ -164,29 +158,45 @@ impl Pipe {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_drain<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, writer: Pin<&mut W>) -> Poll<io::Result<usize>> {
-        let n = ready!(writer.poll_write(cx, &self.buf[self.start..self.end]))?;
+    fn poll_read(&mut self, cx: &mut Context<'_>, reader: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<Bytes>> {
+        self.make_room();
+        let polled = poll_read_buf(Pin::new(reader), cx, &mut self.spare);
+        if polled.is_pending() && !self.is_large() {
+            // Most connections are idle, and a small buffer is soon had again.
+            self.spare = BytesMut::new();
+        }
+        ready!(polled)?;
+        Poll::Ready(Ok(self.spare.split().freeze()))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, writer: &mut impl Pieces) -> Poll<io::Result<usize>> {
+        let n = ready!(writer.poll_write_piece(cx, &mut self.held))?;
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        self.start += n;
+        if self.held.is_empty() {
+            // Lets go of the memory, so that it can be read to again.
+            self.held = Bytes::new();
+        }
         self.moved += n as u64;
         self.dirty = true;
         Poll::Ready(Ok(n))
     }
 
-    /// Only called while the buffer is empty.
-    fn grow(&mut self) {
+    /// Room to read to. Where the writer still holds what it was given, the rest of the buffer is used
+    /// before there is a new one.
+    fn make_room(&mut self) {
         let moved = self.moved - self.base;
-        let size = STEPS.iter().rev().find(|(from, _)| *from <= moved).map_or(STEPS[0].1, |(_, size)| *size);
-        if self.buf.len() < size {
-            self.buf = vec![0; size].into_boxed_slice();
+        self.size = STEPS.iter().rev().find(|(from, _)| *from <= moved).map_or(STEPS[0].1, |(_, size)| *size);
+        let is_short = self.spare.capacity() < self.size && !self.spare.try_reclaim(self.size);
+        if is_short && self.spare.capacity() < self.size / 4 {
+            self.spare = BytesMut::with_capacity(self.size);
         }
     }
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.buf.len()
+        self.size
     }
 }
 

@@ -1,13 +1,16 @@
 use super::*;
+use bytes::Bytes;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex, sink},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     task::{JoinHandle, yield_now},
     time::{advance, sleep},
 };
+
+impl Pieces for DuplexStream {}
 
 const IDLE: Duration = Duration::from_secs(60);
 const KIB: usize = 1 << 10;
@@ -111,6 +114,8 @@ struct Broken {
     write: bool,
 }
 
+impl Pieces for Broken {}
+
 impl AsyncRead for Broken {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.read { Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) } else { Poll::Pending }
@@ -153,7 +158,7 @@ async fn pump(pipe: &mut Pipe, n: usize) {
     let (mut far, mut near) = duplex(n);
     far.write_all(&vec![0; n]).await.unwrap();
     let target = pipe.moved() + n as u64;
-    poll_fn(|cx| match pipe.poll(cx, &mut near, &mut sink(), |_| {}) {
+    poll_fn(|cx| match pipe.poll(cx, &mut near, &mut Broken { read: false, write: false }, |_| {}) {
         Ok(false) if pipe.moved() == target => Poll::Ready(()),
         Ok(false) => Poll::Pending,
         other => panic!("{other:?}"),
@@ -206,4 +211,55 @@ async fn an_idle_connection_gives_its_buffers_back_and_needs_no_timer() {
         assert!(poll_fn(|cx| Poll::Ready(copy.poll(cx, timer.as_mut()).is_pending())).await);
     }
     assert_eq!((copy.to_upstream.is_large(), copy.shrink_at, copy.idle_at), (false, None, None));
+}
+
+/// Gives pieces, and keeps those that it is given, each as it lies in memory.
+#[derive(Default)]
+struct Shelf {
+    gives: Vec<Bytes>,
+    kept: Vec<Bytes>,
+    room: usize,
+}
+
+impl AsyncRead for Shelf {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        panic!("read into a buffer")
+    }
+}
+
+impl AsyncWrite for Shelf {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        panic!("written from a buffer")
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Pieces for Shelf {
+    fn poll_piece(&mut self, _: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
+        Some(Poll::Ready(Ok(self.gives.pop().unwrap_or_default())))
+    }
+
+    fn poll_write_piece(&mut self, _: &mut Context<'_>, piece: &mut Bytes) -> Poll<io::Result<usize>> {
+        let n = piece.len().min(self.room);
+        self.kept.push(piece.split_to(n));
+        Poll::Ready(Ok(n))
+    }
+}
+
+#[tokio::test]
+async fn pieces_are_handed_on_as_they_lie_in_memory() {
+    let piece = Bytes::from(vec![7; 10]);
+    let mut from = Shelf { gives: vec![piece.clone()], ..Shelf::default() };
+    let mut to = Shelf { room: 6, ..Shelf::default() };
+    let copied = bidirectional(&mut from, &mut to, None, |_, _| {}).await;
+    assert!(matches!(copied.end, End::Complete));
+    let places: Vec<_> = to.kept.iter().map(|kept| (kept.as_ptr(), kept.len())).collect();
+    assert_eq!((copied.to_upstream, places), (10, vec![(piece.as_ptr(), 6), (piece[6..].as_ptr(), 4)]));
 }

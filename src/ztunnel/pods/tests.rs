@@ -4,7 +4,7 @@ use crate::{
         Config, PodInfo,
         testing::{Cni, Link, del, keep, netns, snapshot_sent, soon},
     },
-    telemetry::MetricsHandle,
+    telemetry::{MetricsFormat, MetricsHandle},
     transport::Netns,
 };
 use std::{
@@ -128,7 +128,7 @@ impl Told {
 
     /// `active pending started stopped`
     fn counts(&self) -> String {
-        let text = self.metrics.render(crate::telemetry::MetricsFormat::Prometheus);
+        let text = self.metrics.render(MetricsFormat::Prometheus);
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("none").to_owned();
         ["active_proxy_count", "pending_proxy_count", "proxies_started_total", "proxies_stopped_total"]
             .map(|name| value(&format!("workload_manager_{name}")))

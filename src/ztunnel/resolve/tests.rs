@@ -1,8 +1,17 @@
+//! What becomes of connections: by our own manifests here, by what a control plane sends further down.
+
 use super::*;
 use crate::{
+    model::Hostname,
     state::Change,
     ztunnel::tests::fixture::{Hop as Reach, gateway, gateway_pod, mesh, pod, service, uid},
 };
+
+mod endpoints;
+mod networks;
+mod services;
+mod waypoints;
+mod worlds;
 
 /// A short form of a decision, to compare with.
 fn told(result: Result<Resolved, Unresolved>) -> String {
@@ -144,7 +153,7 @@ fn what_was_tried_is_left_out() {
     let dst = "10.1.0.1:80".parse().unwrap();
     let endpoint = |resolved: Resolved| resolved.next.endpoint().unwrap().clone();
     let first = endpoint(next_hop(&snapshot, source, dst, &[]).unwrap());
-    let second = endpoint(next_hop(&snapshot, source, dst, &[first.clone()]).unwrap());
+    let second = endpoint(next_hop(&snapshot, source, dst, std::slice::from_ref(&first)).unwrap());
     assert_ne!(first.address, second.address);
     assert_eq!(next_hop(&snapshot, source, dst, &[first, second]).unwrap_err(), Unresolved::NoEndpoint);
 }

@@ -155,6 +155,20 @@ impl Built {
         self
     }
 
+    /// A workload, changed.
+    pub(crate) fn workload(mut self, change: impl FnOnce(&mut Workload)) -> Self {
+        let Resource::Workload(workload) = &mut self.0 else { panic!("not a workload") };
+        change(Arc::make_mut(workload));
+        self
+    }
+
+    /// A service, changed.
+    pub(crate) fn service(mut self, change: impl FnOnce(&mut Service)) -> Self {
+        let Resource::Service(service) = &mut self.0 else { panic!("not a service") };
+        change(Arc::make_mut(service));
+        self
+    }
+
     pub(crate) fn change(self) -> Change {
         Change::Upsert(self.0)
     }

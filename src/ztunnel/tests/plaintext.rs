@@ -1,15 +1,18 @@
 use super::{
-    fixture::{Hop, pod, policy},
+    fixture::{Built, Hop, NAMESPACE, pod, policy},
     stand::{Place, Stand, echo, says_back, within},
 };
 use crate::{
-    model::{Action, Clause, Match, Rule, StringMatch, Term, Test},
+    model::{Action, AuthorizationPolicy, Clause, Match, PolicyTarget, ResourceName, Rule, StringMatch, Term, Test},
     runtime::{DrainTrigger, drain},
     telemetry::{Record, ResponseFlag, TcpEvent, TcpRecord},
     transport::OriginalDst,
     ztunnel::{OwnPorts, Shared, plaintext, tracker},
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
@@ -26,9 +29,13 @@ struct Redirected {
 
 impl Redirected {
     fn new(stand: &Stand) -> Self {
+        Self::with(stand, OwnPorts::default())
+    }
+
+    fn with(stand: &Stand, own: OwnPorts) -> Self {
         let (ztunnel, records) = stand.ztunnel("server", "server");
         let (drain, watch) = drain::new();
-        let shared = Arc::new(ztunnel.shared(OwnPorts::default(), watch));
+        let shared = Arc::new(ztunnel.shared(own, watch));
         tokio::spawn(tracker::run(shared.clone()));
         Self { shared, _drain: drain, records }
     }
@@ -61,7 +68,8 @@ async fn plain_text_passes_until_a_policy_asks_for_an_identity() {
         let strict = Term { negated: false, test: Test::Principal(vec![StringMatch::Presence]) };
         let rule = Rule { clauses: vec![Clause { matches: vec![Match { terms: vec![strict] }] }] };
         stand.apply([policy("strict", Action::Allow, vec![rule])]);
-        open.read_to_end(&mut Vec::new()).await.unwrap_err();
+        let error = open.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         let record = proxy.record().await;
         assert_eq!((record.flag, record.source.identity, record.bytes_recv), (ResponseFlag::Denied, None, 5));
         let mut late = proxy.connect(dst).await;
@@ -73,15 +81,59 @@ async fn plain_text_passes_until_a_policy_asks_for_an_identity() {
 }
 
 #[tokio::test]
+async fn a_policy_that_the_workload_lists_from_now_on_closes_what_is_open() {
+    within(async {
+        let (mut stand, server) = (Stand::new(), Place::new());
+        let dst = SocketAddr::new(server.ip, echo(server.ip).await);
+        let nobody = AuthorizationPolicy {
+            name: ResourceName::new(NAMESPACE, "nobody"),
+            target: PolicyTarget::Listed,
+            action: Action::Deny,
+            dry_run: false,
+            rules: vec![Rule::default()],
+            invalid: None,
+        };
+        let server = pod("server", &server.text(), Hop::Hbone);
+        stand.apply([server.clone(), Built(nobody.clone().into())]);
+        let mut proxy = Redirected::new(&stand);
+        let mut open = proxy.connect(dst).await;
+        says_back(&mut open, "hello").await;
+        stand.apply([server.workload(|w| w.l4.policies = vec![nobody.name])]);
+        let error = open.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let record = proxy.record().await;
+        assert_eq!((record.flag, record.bytes_recv), (ResponseFlag::Denied, 5));
+        assert_eq!(record.error.as_deref(), Some("policy rejection: explicitly denied by demo/nobody"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_proxys_own_ports_are_not_for_clients() {
     within(async {
         let (mut stand, server) = (Stand::new(), Place::new());
         stand.apply([pod("server", &server.text(), Hop::Hbone)]);
         let mut proxy = Redirected::new(&stand);
-        for port in [15001, 15006, 15008, 15080] {
-            let mut stream = proxy.connect(SocketAddr::new(server.ip, port)).await;
+        let mapped = match server.ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
+            IpAddr::V6(_) => server.ip,
+        };
+        let elsewhere = ["127.0.0.1", "192.0.2.1", "::1", "::ffff:127.0.0.1"].map(|ip| ip.parse().unwrap());
+        for ip in [server.ip, mapped].into_iter().chain(elsewhere) {
+            for port in [15001, 15006, 15008, 15080] {
+                let mut stream = proxy.connect(SocketAddr::new(ip, port)).await;
+                let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                assert_eq!(proxy.record().await.event, TcpEvent::Refused, "{ip} port {port}");
+            }
+        }
+        // A port of its own choosing, where it listens.
+        let bound = SocketAddr::new(server.ip, 4000);
+        let mut proxy = Redirected::with(&stand, OwnPorts::new(vec![bound]));
+        for ip in [server.ip, mapped] {
+            let mut stream = proxy.connect(SocketAddr::new(ip, bound.port())).await;
             stream.read_to_end(&mut Vec::new()).await.unwrap_err();
-            assert_eq!(proxy.record().await.event, TcpEvent::Refused);
+            assert_eq!(proxy.record().await.event, TcpEvent::Refused, "{ip}");
         }
     })
     .await;

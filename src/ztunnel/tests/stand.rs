@@ -118,10 +118,14 @@ impl Stand {
     }
 
     pub(super) fn ztunnel(&self, name: &str, cert: &str) -> (Ztunnel, mpsc::Receiver<Record>) {
+        self.ztunnel_with(name, cert, Self::config())
+    }
+
+    fn ztunnel_with(&self, name: &str, cert: &str, config: Config) -> (Ztunnel, mpsc::Receiver<Record>) {
         let (log, records) = AccessLog::capture();
         let certs = Arc::new(AnyCert(self.cert(cert)));
         let local = Local { name: ResourceName::new(NAMESPACE, name), service_account: name.into() };
-        (Ztunnel::new(Arc::new(Self::config()), local, certs, self.handle(), Workers::current(), log), records)
+        (Ztunnel::new(Arc::new(config), local, certs, self.handle(), Workers::current(), log), records)
     }
 
     /// Starts the proxy of a pod.
@@ -129,14 +133,22 @@ impl Stand {
         self.start_as(name, name, place, None).await
     }
 
+    /// Starts the proxy of a pod as it is configured.
+    pub(super) async fn start_with(&self, name: &str, place: Place, config: Config) -> Running {
+        self.serve(self.ztunnel_with(name, name, config), place, None).await
+    }
+
     /// Starts the proxy of a pod with the certificate of another, and with a listener that stands
     /// where a captured connection would go.
     pub(super) async fn start_as(&self, name: &str, cert: &str, place: Place, outbound: Option<TcpListener>) -> Running {
-        let (ztunnel, records) = self.ztunnel(name, cert);
+        self.serve(self.ztunnel(name, cert), place, outbound).await
+    }
+
+    async fn serve(&self, (ztunnel, records): (Ztunnel, mpsc::Receiver<Record>), place: Place, outbound: Option<TcpListener>) -> Running {
         let socks5 = TcpListener::bind((place.ip, 0)).await.unwrap();
         let address = socks5.local_addr().unwrap();
         let (drain, watch) = drain::new();
-        let listeners = Listeners { inbound: Some(place.inbound), plaintext: None, outbound, socks5: Some(socks5) };
+        let listeners = Listeners { inbound: Some(place.inbound), outbound, socks5: Some(socks5), ..Listeners::default() };
         tokio::spawn(ztunnel.serve(listeners, Workers::current().for_connection(), watch));
         Running { socks5: address, drain, records }
     }

@@ -1,24 +1,34 @@
 //! Builders for meshes, workloads and clients.
 
+pub mod apps;
 pub mod backend;
 pub mod client;
+pub mod cni;
 pub mod manifests;
 pub mod mesh;
 pub mod net;
+pub mod netns;
 pub mod peer;
 pub mod process;
+pub mod proxy;
 pub mod raw;
+pub mod tunnel;
 pub mod wire;
+pub mod world;
 pub mod ztunnel;
 
 pub use backend::Backend;
 pub use client::Client;
+pub use cni::Cni;
 pub use mesh::{Mesh, MeshBuilder};
 pub use net::Net;
 pub use peer::Peer;
 pub use process::Process;
+pub use proxy::Proxy;
 pub use raw::Raw;
+pub use tunnel::Tunnel;
 pub use wire::Wire;
+pub use world::World;
 pub use ztunnel::Ztunnel;
 
 use std::{future::Future, time::Duration};

@@ -92,7 +92,22 @@ async fn forward(connect: hbone::Connect, open: Arc<AtomicUsize>) {
         return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
     };
     let Ok(mut io) = connect.accept(None) else { return };
-    open.fetch_add(1, Ordering::SeqCst);
+    let _open = Open::new(open);
     let _ = tokio::io::copy_bidirectional(&mut io, &mut upstream).await;
-    open.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Counts a stream until it ends, also when its tunnel ends first and takes it along.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }

@@ -80,6 +80,11 @@ impl Process {
         ask(self.address(listener), path).await
     }
 
+    /// The same, as bytes.
+    pub async fn fetch(&self, listener: &str, path: &str) -> Vec<u8> {
+        fetch(self.address(listener), path).await
+    }
+
     /// Waits for the end.
     pub async fn exit(&mut self) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
@@ -104,12 +109,16 @@ impl Drop for Process {
 
 /// Asks a plain HTTP/1 server; empty when it does not answer.
 pub async fn ask(address: SocketAddr, path: &str) -> String {
+    String::from_utf8(fetch(address, path).await).unwrap_or_default()
+}
+
+async fn fetch(address: SocketAddr, path: &str) -> Vec<u8> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let Ok(mut io) = tokio::net::TcpStream::connect(address).await else { return String::new() };
-    let mut text = String::new();
+    let Ok(mut io) = tokio::net::TcpStream::connect(address).await else { return Vec::new() };
+    let mut answer = Vec::new();
     let _ = io.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await;
-    let _ = super::soon("answer", io.read_to_string(&mut text)).await;
-    text
+    let _ = super::soon("answer", io.read_to_end(&mut answer)).await;
+    answer
 }
 
 /// `DIR/manifests` and `DIR/certs` of a mesh with the namespace `app` and its waypoint.
