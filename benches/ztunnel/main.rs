@@ -30,6 +30,8 @@ mod facts;
 mod lasting;
 mod load;
 mod machine;
+#[allow(dead_code, reason = "tests need more of it")]
+#[path = "../../tests/it/support/netns.rs"]
 mod netns;
 mod node;
 #[path = "../common/pace.rs"]

@@ -10,7 +10,7 @@ use cairn::{cert::DevCa, model::Identity};
 use std::{
     fmt::Write as _,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
 };
@@ -70,7 +70,7 @@ impl Drop for Made {
 
 impl World {
     pub fn new() -> Self {
-        netns::sweep(PREFIX);
+        sweep();
         let dir = tempfile::tempdir().unwrap();
         let mut made = Made::default();
         let nodes = [1, 2].map(|node| {
@@ -230,7 +230,20 @@ status: {{phase: Running, podIP: {ip}}}\n"
 fn namespace(made: &mut Made, name: &str) -> Netns {
     let name = format!("{PREFIX}{}-{name}", std::process::id());
     made.0.push(name.clone());
-    Netns::create(name)
+    netns::ip(&format!("netns add {name}\n"));
+    Netns::named(&name)
+}
+
+/// Removes what benches that were killed have left.
+fn sweep() {
+    let is_left = |name: &String| {
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        owner.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+    };
+    let left: Vec<String> = netns::names(PREFIX).into_iter().filter(is_left).collect();
+    if !left.is_empty() {
+        netns::remove(&left);
+    }
 }
 
 fn attach(made: &mut Made, node: &Netns, number: usize, name: &str, is_captured: bool) -> Pod {
