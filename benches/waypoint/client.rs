@@ -25,7 +25,7 @@ pub struct Client {
 
 /// A connection inside a tunnel.
 pub enum Connection {
-    Http1(Box<Wire>),
+    Http1(Box<Wire<hbone::TunnelIo>>),
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 

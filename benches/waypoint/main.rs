@@ -21,17 +21,23 @@
 
 mod case;
 mod client;
+#[path = "../common/machine.rs"]
+mod facts;
 mod lasting;
 mod load;
 mod machine;
 mod mesh;
+#[path = "../common/pace.rs"]
 mod pace;
+#[path = "../common/plain.rs"]
 mod plain;
+#[path = "../common/process.rs"]
 mod process;
 mod proxy;
 mod reload;
 mod report;
 mod site;
+#[path = "../common/wire.rs"]
 mod wire;
 mod workload;
 

@@ -69,7 +69,7 @@ async fn serve(connect: hbone::Connect) {
     }
 }
 
-async fn serve_http1(mut wire: Wire) -> Option<()> {
+async fn serve_http1(mut wire: Wire<hbone::TunnelIo>) -> Option<()> {
     static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| response(1 << 10));
     static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| response(1 << 20));
     loop {

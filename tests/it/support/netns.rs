@@ -103,7 +103,10 @@ pub fn available() -> bool {
 }
 
 /// Tries everything once, in a namespace that nobody sees.
-fn probe() -> Result<(), String> {
+///
+/// # Errors
+/// What is missing.
+pub fn probe() -> Result<(), String> {
     let probed = std::thread::spawn(|| {
         nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| format!("no network namespace can be made: {e}"))?;
         for (program, args) in [

@@ -1,13 +1,12 @@
 //! HTTP/1.1 with as little as possible around it, for both ends: what generator and workload cost is
 //! missing to the proxy, which shares the cores with them.
 
-use cairn::hbone::TunnelIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// A connection inside a tunnel.
+/// A connection.
 #[derive(Debug)]
-pub struct Wire {
-    io: TunnelIo,
+pub struct Wire<IO> {
+    io: IO,
     buffer: Box<[u8]>,
     /// The bytes of the buffer that were read and not used.
     filled: std::ops::Range<usize>,
@@ -23,13 +22,13 @@ pub struct Head {
     pub version: usize,
 }
 
-impl Wire {
-    pub fn new(io: TunnelIo) -> Self {
+impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
+    pub fn new(io: IO) -> Self {
         Self { io, buffer: vec![0; 64 << 10].into(), filled: 0..0 }
     }
 
     /// What was read but not used, and the stream.
-    pub fn into_parts(self) -> (Vec<u8>, TunnelIo) {
+    pub fn into_parts(self) -> (Vec<u8>, IO) {
         (self.buffer[self.filled].to_vec(), self.io)
     }
 
