@@ -63,7 +63,7 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
     }
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
-    let keeper = keeper(&process)?;
+    let keeper = keeper(&process, &node)?;
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
     let mesh = source.follow(compiler(own, &root_namespace, &node), &process.drain(), process.readiness());
     let workers = Workers::start(threads).map_err(AppError::run)?;
@@ -109,7 +109,7 @@ fn start_dedicated(
     let cluster_domain = config.cluster_domain.clone();
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
-    let (keeper, only) = (keeper(&process)?, only_identity(&process)?);
+    let (keeper, only) = (keeper(&process, &node)?, only_identity(&process)?);
     // With manifests it is a proxy to try things out with, and seldom are there rules that lead the answers back.
     let usual = if matches!(mesh, MeshFrom::Manifests(_)) { SourcePreservation::Off } else { SourcePreservation::BestEffort };
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
@@ -207,9 +207,9 @@ fn compiler(own: Own, root_namespace: &str, node: &NodeOptions) -> NodeCompiler 
     NodeCompiler::new(own, root_namespace).require_waypoint(node.require_waypoint)
 }
 
-fn keeper(process: &Process) -> Result<Arc<Keeper>, AppError> {
-    let keeper = cert::open_directory(process.identity_dir()?, CERT_POLL, Handle::current()).map_err(AppError::config)?;
-    Ok(Arc::new(keeper))
+fn keeper(process: &Process, node: &NodeOptions) -> Result<Arc<Keeper>, AppError> {
+    let keeper = cert::open_directory(process.identity_dir()?, CERT_POLL, node.secret_ttl, Handle::current());
+    keeper.map(Arc::new).map_err(AppError::config)
 }
 
 /// Whose certificate it is, where there is only one.

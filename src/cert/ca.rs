@@ -13,7 +13,8 @@ use std::{
 use time::OffsetDateTime;
 use x509_parser::pem::parse_x509_pem;
 
-/// Clocks of two machines may differ by this much before a fresh certificate is refused.
+/// Clocks of two machines may differ by this much before a fresh certificate is refused; a tenth of
+/// its life at most, which is so short that no clock may be wrong then: its half-life must lie ahead.
 const BACKDATE: time::Duration = time::Duration::minutes(5);
 /// Life of the root that [`DevCa::write_directory`] creates: longer than any demo.
 const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -138,8 +139,8 @@ impl DevCa {
     }
 
     /// A certificate with a new key: empty subject, the identity as the only SAN (critical), for
-    /// clients and servers. Valid from five minutes ago for `ttl` from now, though not longer than
-    /// the root.
+    /// clients and servers. Valid from five minutes ago, or a tenth of `ttl` if that is less, for `ttl`
+    /// from now, though not longer than the root.
     ///
     /// # Errors
     /// When the identity is of another trust domain, or `ttl` is too long.
@@ -213,13 +214,14 @@ impl fmt::Debug for IssuedCert {
     }
 }
 
-/// Parameters that are valid from [`BACKDATE`] ago for `ttl` from now, with an empty subject.
+/// Parameters that are valid from [`BACKDATE`] ago, or less, for `ttl` from now, with an empty subject.
 fn lifetime(ttl: Duration) -> Result<CertificateParams, CaError> {
-    let now = OffsetDateTime::now_utc();
-    let end = time::Duration::try_from(ttl).ok().and_then(|ttl| now.checked_add(ttl)).ok_or(CaError::Lifetime(ttl))?;
+    let (now, too_long) = (OffsetDateTime::now_utc(), CaError::Lifetime(ttl));
+    let Ok(ttl) = time::Duration::try_from(ttl) else { return Err(too_long) };
+    let end = now.checked_add(ttl).ok_or(too_long)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    (params.not_before, params.not_after) = (now - BACKDATE, end);
+    (params.not_before, params.not_after) = (now - BACKDATE.min(ttl / 10), end);
     Ok(params)
 }
 

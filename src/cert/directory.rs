@@ -16,9 +16,6 @@ use std::{
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
 
-/// Life of a certificate from the development CA: what Istio's proxies ask for.
-const TTL: Duration = Duration::from_secs(24 * 3600);
-
 /// Why a directory gives no certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -30,17 +27,17 @@ pub enum DirectoryError {
     Files(#[from] FileCertError),
 }
 
-/// Certificates from `out`: signed on demand when it holds a development CA (`ca-key.pem`), else
-/// read from `out/NS/SA/`, else, when there is no such directory, the one in `out` itself. Files are
+/// Certificates from `out`: signed on demand, for `ttl`, when it holds a development CA
+/// (`ca-key.pem`), else read from `out/NS/SA/`, else, when there is no such directory, the one in `out` itself. Files are
 /// looked at each `interval` (not zero); directories may come later. Blocking. The keeper's tasks
 /// run on `runtime`.
 ///
 /// # Errors
 /// When the CA or the single certificate is of no use, or there is nothing at all. A directory of
 /// the tree is looked at only when its identity is asked for.
-pub fn open_directory(out: &Path, interval: Duration, runtime: Handle) -> Result<Keeper, DirectoryError> {
+pub fn open_directory(out: &Path, interval: Duration, ttl: Duration, runtime: Handle) -> Result<Keeper, DirectoryError> {
     let issuer: Arc<dyn Issuer> = if out.join(CA_KEY).exists() {
-        Arc::new(CaIssuer::new(DevCa::open(out)?, TTL))
+        Arc::new(CaIssuer::new(DevCa::open(out)?, ttl))
     } else {
         Arc::new(FileIssuer { place: Place::find(out)?, interval })
     };

@@ -265,6 +265,29 @@ fn a_workload_is_named_in_dedicated_mode_only() {
 }
 
 #[test]
+fn socks5_is_served_unasked_only_where_one_tries_things_out() {
+    let (manifests, dedicated) = (("CAIRN_MANIFESTS", "m"), ("PROXY_MODE", "dedicated"));
+    let local = ("LOCAL_XDS_PATH", "/mesh.yaml");
+    let at = ListenAddress::At("127.0.0.1:15080".parse().unwrap());
+    for (mesh, mode, unasked) in [
+        (manifests, Some(dedicated), at),
+        (local, Some(dedicated), ListenAddress::Off),
+        (manifests, None, ListenAddress::Off),
+        (local, None, ListenAddress::Off),
+    ] {
+        for (asked, expected) in [(None, unasked), (Some("true"), at), (Some("false"), ListenAddress::Off)] {
+            let variables: Vec<_> = [("CAIRN_IDENTITY_DIR", "/certs"), mesh]
+                .into_iter()
+                .chain(mode)
+                .chain(asked.map(|asked| ("UNSTABLE_ENABLE_SOCKS5", asked)))
+                .collect();
+            let command = ztunnel(&["cairn", "ztunnel"], &environment(&variables)).unwrap();
+            assert_eq!(command.listeners.socks5_address, expected, "{variables:?}");
+        }
+    }
+}
+
+#[test]
 fn the_drain_ends_before_the_kubelet_kills() {
     let rows: [(&[(&str, &str)], u64); 8] = [
         (&[], 5),

@@ -39,7 +39,7 @@ pub struct ZtunnelCommand {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub listeners: ZtunnelListeners,
-    /// Serve SOCKS5; by default only in dedicated mode
+    /// Serve SOCKS5; by default only in dedicated mode with manifests, as one tries things out
     #[arg(long, value_name = "BOOL", value_parser = boolean, help_heading = LISTENERS, env = "UNSTABLE_ENABLE_SOCKS5")]
     pub socks5: Option<bool>,
     #[command(flatten)]
@@ -238,7 +238,8 @@ impl ZtunnelCommand {
             let text = "a workload is named (--workload, PROXY_WORKLOAD_INFO), but the mode is shared";
             return Err(UsageError::Environment(text.to_owned()));
         }
-        if !self.socks5.unwrap_or(self.proxy_mode() == ProxyMode::Dedicated) {
+        let is_tried_out = self.proxy_mode() == ProxyMode::Dedicated && !self.mesh.manifests.is_empty();
+        if !self.socks5.unwrap_or(is_tried_out) {
             self.listeners.socks5_address = super::ListenAddress::Off;
         }
         if !self.sockets.ipv6 {

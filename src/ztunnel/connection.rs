@@ -11,10 +11,11 @@ use crate::{
         AccessLog, Direction as Reported, Reporter, ResponseFlag, SecurityPolicy, TcpEvent, TcpLabels, TcpMetrics, TcpParty, TcpRecord,
         WorkloadLabels, counters,
     },
-    transport::copy::{Direction, End, Pieces, Side, bidirectional},
+    transport::copy::{Direction, End, Pieces, bidirectional},
 };
 use std::{
     borrow::Cow,
+    io,
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
@@ -188,14 +189,14 @@ impl Connection {
         match end {
             End::Complete => self.end(ResponseFlag::None, None),
             End::HalfOpenIdle => self.end(ResponseFlag::None, Some("half-open connection was idle for too long".into())),
-            End::Failed { side, error } => {
-                let flag = match side {
-                    Side::Downstream => ResponseFlag::DownstreamDisconnected,
-                    Side::Upstream => ResponseFlag::UpstreamTerminated,
-                };
-                self.end(flag, Some(error.to_string().into()));
-            }
+            End::Failed { error, .. } => self.broken_off(&error),
         }
+    }
+
+    /// Ends a connection that stood until one side broke it off: there is no flag for that (contract,
+    /// 6.1), only the error in the access log.
+    pub(super) fn broken_off(self, error: &io::Error) {
+        self.end(ResponseFlag::None, Some(error.to_string().into()));
     }
 
     /// Counts the connection as closed and writes its line.

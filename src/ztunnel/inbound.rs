@@ -143,7 +143,7 @@ async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Opti
     let mut io = match connect.accept(baggage.as_ref()) {
         Ok(io) => io,
         Err(error) => {
-            connection.end(ResponseFlag::DownstreamDisconnected, Some(error.to_string().into()));
+            connection.broken_off(&io::Error::other(error));
             return None;
         }
     };
@@ -151,7 +151,7 @@ async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Opti
         && let Err(error) = upstream.write_all(&proxy_protocol::header(tunnel.peer, told, Some(&tunnel.identity))).await
     {
         io.break_off();
-        connection.end(ResponseFlag::UpstreamTerminated, Some(error.to_string().into()));
+        connection.broken_off(&error);
         return None;
     }
     Some(Stream { connection, tracked, io, upstream })

@@ -40,6 +40,17 @@ fn a_leaf_says_who_it_is_and_nothing_else() {
 }
 
 #[test]
+fn the_middle_of_a_fresh_leaf_lies_ahead() {
+    let ca = DevCa::create("td", HOUR * 48).unwrap();
+    let rows = [(10, 1), (60, 6), (600, 60), (3000, 300), (24 * 3600, 300)];
+    for (ttl, backdated) in rows.map(|(ttl, backdated)| (Duration::from_secs(ttl), Duration::from_secs(backdated))) {
+        let cert = load(&ca.issue(&id("spiffe://td/ns/app/sa/web"), ttl).unwrap());
+        assert_eq!(cert.not_after().duration_since(cert.not_before()).unwrap(), ttl + backdated, "{ttl:?}");
+        assert!(cert.half_life() > SystemTime::now() + ttl / 3, "{ttl:?}: it is renewed long before its end");
+    }
+}
+
+#[test]
 fn a_leaf_does_not_outlive_the_root() {
     let ca = DevCa::create("td", HOUR).unwrap();
     let cert = load(&ca.issue(&id("spiffe://td/ns/app/sa/web"), HOUR * 100).unwrap());

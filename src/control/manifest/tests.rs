@@ -2,11 +2,13 @@
 
 mod istio_kinds;
 mod kube_kinds;
+mod last_good;
 mod oracle;
 mod pieces;
 mod policies;
 mod rounds;
 mod routes;
+mod running;
 mod watching;
 mod yaml_files;
 
@@ -17,6 +19,27 @@ use crate::{
 };
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
+
+const ROUTE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews}]
+  rules: [{backendRefs: [{name: reviews, port: 80}]}]
+";
+
+const DENY: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p}
+spec:
+  targetRefs: [{kind: Service, name: reviews}]
+  action: DENY
+  rules: [{to: [{operation: {methods: [DELETE]}}]}]
+";
+
+const REVIEWS_KEY: &str = "default/reviews.default.svc.cluster.local";
 
 /// A directory of manifests.
 struct Dir {

@@ -257,7 +257,8 @@ async fn a_connection_that_policy_now_forbids_is_closed_and_others_stay() {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         let record = server.record().await;
         assert_eq!((record.flag, record.bytes_recv), (ResponseFlag::Denied, 5));
-        assert_eq!(client.record().await.flag, ResponseFlag::UpstreamTerminated);
+        let at_client = client.record().await;
+        assert_eq!((at_client.flag, at_client.error.is_some()), (ResponseFlag::None, true), "it only sees the end");
         says_back(&mut allowed, "still here").await;
     })
     .await;
