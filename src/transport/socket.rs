@@ -1,5 +1,6 @@
 //! What sockets can tell and be told: original destinations, keepalive, marks, outgoing connections.
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
@@ -125,7 +126,7 @@ pub(super) fn prepare(addr: SocketAddr, options: ConnectOptions) -> io::Result<S
         socket.set_mark(mark)?;
     }
     if let Some(local) = options.local {
-        socket.bind(&SocketAddr::new(local, 0).into())?;
+        bind_source(&socket, local)?;
     }
     // To itself no workload needs a borrowed address, and such packets would not come back to us.
     if let Some(source) = options.source.filter(|source| *source != addr.ip())
@@ -165,6 +166,15 @@ fn borrow_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
             socket.set_freebind_v6(true)?;
         }
     }
+    bind_source(socket, source)
+}
+
+/// Binds to an address and no port yet. The port is chosen once the destination is known, when one
+/// that is in use towards another will do: otherwise the many short connections that one client
+/// makes to all workloads of a pod could not be more than there are ports, and long before that
+/// most of the time would go into looking for a free one.
+fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 
@@ -186,6 +196,22 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(180));
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
         assert!(SockRef::from(&accepted.stream).keepalive().is_ok_and(|on| !on), "only on request");
+    }
+
+    #[tokio::test]
+    async fn a_source_address_takes_no_port_before_it_is_known_where_to() {
+        for (destination, source) in [("127.0.0.1:0", "127.0.0.2"), ("[::1]:0", "::1")] {
+            let listener = bind(destination.parse().unwrap(), ListenOptions::default()).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let timeout = Duration::from_secs(5);
+            let options = ConnectOptions { local: Some(source.parse().unwrap()), ..ConnectOptions::new(timeout) };
+            let socket = prepare(addr, options).unwrap();
+            let local = |socket: &Socket| socket.local_addr().unwrap().as_socket().unwrap();
+            assert_eq!(local(&socket).to_string(), SocketAddr::new(source.parse().unwrap(), 0).to_string());
+            let stream = finish(socket, addr, timeout).await.unwrap();
+            assert_eq!(stream.local_addr().unwrap().ip().to_string(), source);
+            assert_eq!(accept(&listener).await.peer, stream.local_addr().unwrap());
+        }
     }
 
     #[tokio::test]
