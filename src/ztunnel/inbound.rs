@@ -35,7 +35,7 @@ struct Tunnel {
 
 /// Serves one tunnel until it ends.
 pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
-    let Some(secured) = shared.unless_forced(secure(&shared, stream, peer)).await else { return };
+    let Some(secured) = shared.unless_forced(Box::pin(secure(&shared, stream, peer))).await else { return };
     let (io, identity, cert) = match secured {
         Ok(secured) => secured,
         Err((reason, error)) => {
@@ -101,7 +101,7 @@ struct Stream {
 
 /// Serves one CONNECT.
 async fn serve(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) {
-    if let Some(Some(stream)) = shared.unless_forced(answer(shared, tunnel, connect)).await {
+    if let Some(Some(stream)) = shared.unless_forced(Box::pin(answer(shared, tunnel, connect))).await {
         let Stream { connection, tracked, io, upstream } = stream;
         relay(shared, connection, Some(&tracked), (io, upstream)).await;
     }

@@ -151,7 +151,8 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
     shared.keep_alive(&stream);
-    match shared.unless_forced(open(&shared, &place, peer, dst)).await {
+    // Boxed: opening needs far more room than copying, for which the task lives.
+    match shared.unless_forced(Box::pin(open(&shared, &place, peer, dst))).await {
         Some(Ok(opened)) => opened.relay(&shared, stream).await,
         // The application's handshake was completed by the kernel: a reset is the best that can be said.
         Some(Err(_)) | None => socket::reset_on_close(&stream),

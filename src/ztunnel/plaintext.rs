@@ -33,7 +33,7 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { stream, peer, local }:
 
 /// Forwards a connection from `peer` to `dst`.
 pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, OriginalDst(dst): OriginalDst) {
-    match shared.unless_forced(connect(shared, peer, dst)).await.flatten() {
+    match shared.unless_forced(Box::pin(connect(shared, peer, dst))).await.flatten() {
         Some((connection, tracked, upstream)) => {
             shared.keep_alive(&stream);
             relay(shared, connection, Some(&tracked), (stream, upstream)).await;

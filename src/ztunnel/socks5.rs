@@ -119,7 +119,7 @@ pub(super) async fn serve(shared: Arc<Shared>, Accepted { mut stream, peer, .. }
         Err(_) => return tracing::debug!(%peer, "socks5 request did not come in time"),
     };
     shared.keep_alive(&stream);
-    match shared.unless_forced(open(&shared, &place, peer, target)).await.unwrap_or(Err(Reply::Failure)) {
+    match shared.unless_forced(Box::pin(open(&shared, &place, peer, target))).await.unwrap_or(Err(Reply::Failure)) {
         Ok(opened) => {
             if let Err(error) = stream.write_all(&Reply::Succeeded.bytes()).await {
                 return opened.abandon(&error);

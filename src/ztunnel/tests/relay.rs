@@ -4,13 +4,18 @@ use super::{
     fixture::{Hop, pod},
     stand::{Place, Running, Stand, says_back, serve, socks, within},
 };
-use crate::{telemetry::ResponseFlag, transport::socket::reset_on_close, ztunnel::Config};
+use crate::{
+    runtime::{Workers, drain},
+    telemetry::ResponseFlag,
+    transport::{listener, socket::reset_on_close},
+    ztunnel::{Config, OwnPorts, outbound, plaintext},
+};
 use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http::{Method, Request, StatusCode, Uri};
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 
@@ -187,4 +192,23 @@ async fn a_clients_reset_reaches_the_server_through_both_proxies() {
         assert_eq!((at_client.bytes_sent, at_client.bytes_recv, at_server.bytes_sent, at_server.bytes_recv), (5, 5, 5, 5));
     })
     .await;
+}
+
+/// Many connections are open and idle: what their tasks take is what a node needs. Opening takes more,
+/// in a box of its own that is gone by then.
+#[tokio::test]
+async fn a_task_is_small_while_its_connection_lasts() {
+    let (stand, listener) = (Stand::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (ztunnel, _records) = stand.ztunnel("client", "client");
+    let (_trigger, watch) = drain::new();
+    let shared = Arc::new(ztunnel.shared(OwnPorts::default(), watch));
+    let accepted = async || {
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (listener::accept(&listener).await, Workers::current().for_connection())
+    };
+    let (captured, place) = accepted().await;
+    let outbound = size_of_val(&outbound::captured(shared.clone(), captured, place));
+    let (redirected, place) = accepted().await;
+    let plaintext = size_of_val(&plaintext::serve(shared, redirected, place));
+    assert!(outbound <= 2048 && plaintext <= 2048, "{outbound} and {plaintext} bytes");
 }
