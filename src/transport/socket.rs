@@ -63,6 +63,11 @@ pub struct ConnectOptions {
     /// Speak from this address although it is not ours (IP_TRANSPARENT, CAP_NET_ADMIN). When that
     /// is not possible, the connection is made from our own address, with a warning.
     pub source: Option<IpAddr>,
+    /// Take a port of `source` at once, at random among those that no connection from there uses.
+    /// Only for connections to where the owner of the address connects to by itself, by way of
+    /// redirection: to conntrack both are one connection if they have one port, and the kernel hands
+    /// out the same ports to both if it chooses them for the destination.
+    pub reserve_port: bool,
     /// Which of our own addresses to speak from; the routing table decides when absent.
     pub local: Option<IpAddr>,
     /// Keepalive.
@@ -72,7 +77,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// No mark, our own address.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, mark: None, source: None, local: None, keepalive: Keepalive::default() }
+        Self { timeout, mark: None, source: None, reserve_port: false, local: None, keepalive: Keepalive::default() }
     }
 }
 
@@ -126,11 +131,11 @@ pub(super) fn prepare(addr: SocketAddr, options: ConnectOptions) -> io::Result<S
         socket.set_mark(mark)?;
     }
     if let Some(local) = options.local {
-        bind_source(&socket, local)?;
+        bind_source(&socket, local, false)?;
     }
     // To itself no workload needs a borrowed address, and such packets would not come back to us.
     if let Some(source) = options.source.filter(|source| *source != addr.ip())
-        && let Err(error) = borrow_source(&socket, source)
+        && let Err(error) = borrow_source(&socket, source, options.reserve_port)
     {
         tracing::warn!(%source, destination = %addr, %error, "the client's address cannot be kept");
     }
@@ -155,7 +160,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-fn borrow_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+fn borrow_source(socket: &Socket, source: IpAddr, reserve_port: bool) -> io::Result<()> {
     match source {
         IpAddr::V4(_) => {
             socket.set_ip_transparent_v4(true)?;
@@ -166,15 +171,15 @@ fn borrow_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
             socket.set_freebind_v6(true)?;
         }
     }
-    bind_source(socket, source)
+    bind_source(socket, source, reserve_port)
 }
 
-/// Binds to an address and no port yet. The port is chosen once the destination is known, when one
+/// Binds to an address and, unless it is to be reserved, to no port yet. The port is chosen once the destination is known, when one
 /// that is in use towards another will do: otherwise the many short connections that one client
 /// makes to all workloads of a pod could not be more than there are ports, and long before that
 /// most of the time would go into looking for a free one.
-fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+fn bind_source(socket: &Socket, source: IpAddr, reserve_port: bool) -> io::Result<()> {
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &!reserve_port)?;
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 

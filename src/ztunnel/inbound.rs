@@ -131,7 +131,7 @@ async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Opti
     }
     // What does not go to the address of the pod cannot come from that of the client.
     let client = if dialled == address { tunnel.peer.ip() } else { dialled.ip() };
-    let mut upstream = match to_workload(shared, client, dialled).await {
+    let mut upstream = match to_workload(shared, client, dialled, false).await {
         Ok(upstream) => upstream,
         Err(error) => {
             connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
@@ -212,11 +212,11 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
     Connection::open(shared, &about, started)
 }
 
-/// Connects to the workload itself.
-pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+/// Connects to the workload itself, for a client that came by a tunnel or, if it `is_plain`, did the same.
+pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: SocketAddr, is_plain: bool) -> io::Result<TcpStream> {
     counters().upstream_connects.increment(1);
     let source = shared.config.preserve_source.then_some(client);
-    let options = ConnectOptions { source, ..ConnectOptions::new(shared.config.connect_timeout) };
+    let options = ConnectOptions { source, reserve_port: is_plain, ..ConnectOptions::new(shared.config.connect_timeout) };
     let connected = shared.sockets.connect(address, options).await;
     if connected.is_err() {
         counters().upstream_connects_failed.increment(1);

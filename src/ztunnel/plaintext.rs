@@ -63,7 +63,7 @@ async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Opt
         connection.end(ResponseFlag::Denied, Some(denied.to_string().into()));
         return None;
     }
-    match to_workload(shared, peer.ip(), dst).await {
+    match to_workload(shared, peer.ip(), dst, true).await {
         Ok(upstream) => Some((connection, tracked, upstream)),
         Err(error) => {
             connection.end(ResponseFlag::Connect, Some(format!("connect failed: {error}").into()));
