@@ -9,17 +9,19 @@ mod node;
 mod process;
 mod recorder;
 mod system;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod text;
 
-pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, TcpMetrics, WorkloadLabels};
+pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, WorkloadLabels};
 pub use node::{DnsLabels, DnsMetrics, DnsProtocol, OpenSocket, SocketCounters, on_demand_dns};
 pub use process::{
     Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters,
     handshake_failure,
 };
 pub use system::report_runtimes;
+pub use tcp::{TcpMetrics, TcpSeries};
 pub use text::MetricsFormat;
 
 use recorder::Recorder;

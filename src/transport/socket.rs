@@ -63,11 +63,10 @@ pub struct ConnectOptions {
     /// Speak from this address although it is not ours (IP_TRANSPARENT, CAP_NET_ADMIN). When that
     /// is not possible, the connection is made from our own address, with a warning.
     pub source: Option<IpAddr>,
-    /// Take a port of `source` at once, at random among those that no connection from there uses.
-    /// Only for connections to where the owner of the address connects to by itself, by way of
-    /// redirection: to conntrack both are one connection if they have one port, and the kernel hands
-    /// out the same ports to both if it chooses them for the destination.
-    pub reserve_port: bool,
+    /// Take a port of `source` that its owner does not take: one below those that systems choose for
+    /// their own connections. For connections to where the owner connects to by itself, by way of
+    /// redirection: to conntrack both are one connection if they have one port.
+    pub port_apart: bool,
     /// Which of our own addresses to speak from; the routing table decides when absent.
     pub local: Option<IpAddr>,
     /// Keepalive.
@@ -77,7 +76,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// No mark, our own address.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, mark: None, source: None, reserve_port: false, local: None, keepalive: Keepalive::default() }
+        Self { timeout, mark: None, source: None, port_apart: false, local: None, keepalive: Keepalive::default() }
     }
 }
 
@@ -131,11 +130,11 @@ pub(super) fn prepare(addr: SocketAddr, options: ConnectOptions) -> io::Result<S
         socket.set_mark(mark)?;
     }
     if let Some(local) = options.local {
-        bind_source(&socket, local, false)?;
+        bind_source(&socket, local)?;
     }
     // To itself no workload needs a borrowed address, and such packets would not come back to us.
     if let Some(source) = options.source.filter(|source| *source != addr.ip())
-        && let Err(error) = borrow_source(&socket, source, options.reserve_port)
+        && let Err(error) = borrow_source(&socket, source, options.port_apart)
     {
         tracing::warn!(%source, destination = %addr, %error, "the client's address cannot be kept");
     }
@@ -160,7 +159,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-fn borrow_source(socket: &Socket, source: IpAddr, reserve_port: bool) -> io::Result<()> {
+fn borrow_source(socket: &Socket, source: IpAddr, port_apart: bool) -> io::Result<()> {
     match source {
         IpAddr::V4(_) => {
             socket.set_ip_transparent_v4(true)?;
@@ -171,15 +170,35 @@ fn borrow_source(socket: &Socket, source: IpAddr, reserve_port: bool) -> io::Res
             socket.set_freebind_v6(true)?;
         }
     }
-    bind_source(socket, source, reserve_port)
+    if port_apart { bind_apart(socket, source) } else { bind_source(socket, source) }
 }
 
-/// Binds to an address and, unless it is to be reserved, to no port yet. The port is chosen once the destination is known, when one
-/// that is in use towards another will do: otherwise the many short connections that one client
+/// Binds to an address, and to no port yet. The port is chosen once the destination is known, when
+/// one that is in use towards another will do: otherwise the many short connections that one client
 /// makes to all workloads of a pod could not be more than there are ports, and long before that
 /// most of the time would go into looking for a free one.
-fn bind_source(socket: &Socket, source: IpAddr, reserve_port: bool) -> io::Result<()> {
-    setsockopt(socket, sockopt::IpBindAddressNoPort, &!reserve_port)?;
+fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
+/// Below what systems choose from for themselves (Linux: from 32768), above what is mostly listened
+/// on. The kernel itself would not choose from there: its range for a socket (IP_LOCAL_PORT_RANGE)
+/// must lie in that of the system.
+const PORTS_APART: std::ops::RangeInclusive<u16> = 10_240..=32_767;
+/// Ports that are tried.
+const PORT_TRIES: usize = 8;
+
+/// Binds to an address and to a port apart. A port that is in use towards another destination will do.
+fn bind_apart(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    for _ in 0..PORT_TRIES {
+        match socket.bind(&SocketAddr::new(source, fastrand::u16(PORTS_APART)).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+    // One that the kernel chooses at random is seldom the owner's.
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 
@@ -216,6 +235,20 @@ mod tests {
             let stream = finish(socket, addr, timeout).await.unwrap();
             assert_eq!(stream.local_addr().unwrap().ip().to_string(), source);
             assert_eq!(accept(&listener).await.peer, stream.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_apart_is_none_that_systems_choose_for_themselves() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        for _ in 0..8 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            bind_apart(&socket, "127.0.0.3".parse().unwrap()).unwrap();
+            let stream = finish(socket, addr, Duration::from_secs(5)).await.unwrap();
+            let port = stream.local_addr().unwrap().port();
+            assert!((10_240..=32_767).contains(&port), "{port}");
         }
     }
 

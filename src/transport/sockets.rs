@@ -14,6 +14,9 @@ use std::{
 };
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+/// Source ports that are tried for one connection, where they are not the kernel's choice.
+const PORT_TRIES: usize = 4;
+
 /// Makes sockets. Clones make them alike.
 #[derive(Debug, Clone, Default)]
 pub struct Sockets {
@@ -80,6 +83,15 @@ impl Sockets {
     /// As there.
     pub async fn connect(&self, addr: SocketAddr, options: ConnectOptions) -> io::Result<TcpStream> {
         let options = ConnectOptions { mark: options.mark.or(self.options.mark), keepalive: self.options.keepalive, ..options };
+        let tries = if options.port_apart { PORT_TRIES } else { 1 };
+        for _ in 1..tries {
+            let made = self.run(|| socket::prepare(addr, options))?;
+            match socket::finish(made, addr, options.timeout).await {
+                // The port that was taken at random is in use towards this very destination.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                other => return other,
+            }
+        }
         let made = self.run(|| socket::prepare(addr, options))?;
         socket::finish(made, addr, options.timeout).await
     }

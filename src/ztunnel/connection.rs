@@ -153,7 +153,7 @@ impl Connection {
     pub(super) fn open(shared: &Shared, about: &About<'_>, started: Instant) -> Self {
         // Whoever comes first starts the collection.
         counters();
-        let metrics = TcpMetrics::open(&about.labels());
+        let metrics = shared.series.open(&about.labels());
         let listed = shared.open.list_one(about.open.clone());
         if shared.log.wants_opened() {
             shared.log.tcp(TcpRecord { event: TcpEvent::Opened, ..about.record() });

@@ -216,7 +216,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
 pub(super) async fn to_workload(shared: &Shared, client: IpAddr, address: SocketAddr, is_plain: bool) -> io::Result<TcpStream> {
     counters().upstream_connects.increment(1);
     let source = shared.config.preserve_source.then_some(client);
-    let options = ConnectOptions { source, reserve_port: is_plain, ..ConnectOptions::new(shared.config.connect_timeout) };
+    let options = ConnectOptions { source, port_apart: is_plain, ..ConnectOptions::new(shared.config.connect_timeout) };
     let connected = shared.sockets.connect(address, options).await;
     if connected.is_err() {
         counters().upstream_connects_failed.increment(1);

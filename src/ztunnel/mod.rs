@@ -37,7 +37,7 @@ use crate::{
     model::{Name, ResourceName, Workload},
     runtime::{DrainWatch, Place, Workers},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::{AccessLog, OpenSocket, SocketCounters},
+    telemetry::{AccessLog, OpenSocket, SocketCounters, TcpSeries},
     transport::{Accepted, CertSource, Sockets, listener, socket::canonical},
 };
 use open::OpenConnections;
@@ -274,6 +274,7 @@ impl Ztunnel {
             tracker: Arc::default(),
             open,
             counted: SocketCounters::resolve(),
+            series: TcpSeries::default(),
             names,
             drain,
         }

@@ -5,7 +5,7 @@ use crate::{
     dns, hbone,
     runtime::{DrainWatch, Place},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
-    telemetry::{AccessLog, SocketCounters},
+    telemetry::{AccessLog, SocketCounters, TcpSeries},
     transport::{CertSource, Sockets},
 };
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
@@ -27,6 +27,7 @@ pub(super) struct Shared {
     pub(super) tracker: Arc<Tracker>,
     pub(super) open: Arc<OpenConnections>,
     pub(super) counted: SocketCounters,
+    pub(super) series: TcpSeries,
     pub(super) names: Arc<dns::Resolver>,
     pub(super) drain: DrainWatch,
 }

@@ -199,59 +199,9 @@ pub struct TcpLabels<'a> {
     pub security: SecurityPolicy,
 }
 
-/// The handles of one series of connections: `istio_tcp_connections_opened_total`,
-/// `istio_tcp_sent_bytes_total` and `istio_tcp_received_bytes_total` while it lasts, and at its end
-/// `istio_tcp_connections_closed_total` and, with a flag, `istio_tcp_connections_failed_total`.
-#[derive(Clone)]
-pub struct TcpMetrics {
-    labels: Vec<Label>,
-    sent: Counter,
-    received: Counter,
-}
-
-impl TcpMetrics {
-    /// Looks the series up and counts the connection as opened.
-    pub fn open(labels: &TcpLabels<'_>) -> Self {
-        let labels = labels.list();
-        counter!("istio_tcp_connections_opened_total", labels.clone()).increment(1);
-        // Present from the start: a failure rate over a missing series is no rate.
-        counter!("istio_tcp_connections_closed_total", labels.clone()).increment(0);
-        Self {
-            sent: counter!("istio_tcp_sent_bytes_total", labels.clone()),
-            received: counter!("istio_tcp_received_bytes_total", labels.clone()),
-            labels,
-        }
-    }
-
-    /// Counts bytes from the server to the client.
-    pub fn sent(&self, bytes: u64) {
-        self.sent.increment(bytes);
-    }
-
-    /// Counts bytes from the client to the server.
-    pub fn received(&self, bytes: u64) {
-        self.received.increment(bytes);
-    }
-
-    /// Counts the connection as closed, and as failed when there is a flag.
-    pub fn close(self, flag: ResponseFlag) {
-        let labels = flagged(self.labels, flag);
-        if flag.is_failure() {
-            counter!("istio_tcp_connections_failed_total", labels.clone()).increment(1);
-        }
-        counter!("istio_tcp_connections_closed_total", labels).increment(1);
-    }
-}
-
-impl fmt::Debug for TcpMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TcpMetrics")
-    }
-}
-
 impl TcpLabels<'_> {
     /// The labels as they are while the connection is open.
-    fn list(&self) -> Vec<Label> {
+    pub(super) fn list(&self) -> Vec<Label> {
         let mut out = Vec::with_capacity(28);
         out.push(Label::from_static_parts("reporter", self.reporter.as_str()));
         // Envoy says `latest` where ztunnel says `unknown`.
@@ -289,7 +239,7 @@ impl TcpLabels<'_> {
 }
 
 /// The labels of the end: only the flag differs.
-fn flagged(mut labels: Vec<Label>, flag: ResponseFlag) -> Vec<Label> {
+pub(super) fn flagged(mut labels: Vec<Label>, flag: ResponseFlag) -> Vec<Label> {
     for label in labels.iter_mut().filter(|label| label.key() == RESPONSE_FLAGS) {
         *label = Label::from_static_parts(RESPONSE_FLAGS, flag.as_str());
     }
