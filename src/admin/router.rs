@@ -85,7 +85,7 @@ impl Router {
     /// Answers `/` with the list of all paths added so far.
     #[must_use]
     pub fn with_index(self) -> Self {
-        let line = |r: &Route| format!("{:<4} {:<27} {}\n", r.method.as_ref().unwrap_or(&Method::GET), r.path, r.about);
+        let line = |r: &Route| format!("{:<4} {:<27} {}\n", r.method.as_ref().unwrap_or(&Method::GET).as_str(), r.path, r.about);
         let list: String = self.routes.iter().map(line).collect();
         self.get("/", "this list", move |_| text(StatusCode::OK, list.clone()))
     }

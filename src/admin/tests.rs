@@ -84,6 +84,7 @@ async fn the_operator_sees_the_configuration_and_may_end_the_process() {
 
     assert!(ask(addr, "GET /config_dump").await.ends_with("\r\n\r\n{\"services\":[]}"));
     assert!(ask(addr, "GET /").await.contains("POST /quitquitquit               drain and exit\n"));
+    assert!(ask(addr, "GET /").await.contains("\nGET  /version "));
     assert!(ask(addr, "GET /version").await.contains("\"name\":\"cairn\""));
 
     assert!(ask(addr, "GET /quitquitquit").await.starts_with("HTTP/1.1 405 "));

@@ -67,7 +67,11 @@ impl MeshSource {
         let lenient = config.lenient;
         let mut source = ManifestSource::new(config);
         let first = source.poll().unwrap_or_default();
-        Self::judged(Some(source), first, lenient)
+        let errors = judge(&first);
+        if errors > 0 && !lenient {
+            return Err(AppError::Manifests(errors));
+        }
+        Ok(Self::known(Some(source), first))
     }
 
     /// Takes over what was read from elsewhere, and never changes.
@@ -75,19 +79,17 @@ impl MeshSource {
     /// # Errors
     /// When it is invalid. All findings are logged first.
     pub fn fixed(batch: Batch) -> Result<Self, AppError> {
-        Self::judged(None, batch, false)
+        match judge(&batch) {
+            0 => Ok(Self::known(None, batch)),
+            errors => Err(AppError::LocalMesh(errors)),
+        }
     }
 
-    fn judged(source: Option<ManifestSource>, first: Batch, lenient: bool) -> Result<Self, AppError> {
-        report(&first.findings);
-        let errors = first.findings.iter().filter(|f| f.is_error()).count();
-        if errors > 0 && !lenient {
-            return Err(AppError::Manifests(errors));
-        }
+    fn known(source: Option<ManifestSource>, first: Batch) -> Self {
         let findings = Arc::new(Mutex::new(first.findings.clone()));
         let policies = Policies::default();
         note(&policies, &first.changes);
-        Ok(Self { source, first, findings, policies })
+        Self { source, first, findings, policies }
     }
 
     /// Compiles what was read and follows the files until `drain` is signalled. Should following them
@@ -144,6 +146,12 @@ impl MeshSource {
     pub fn first(&self) -> &Batch {
         &self.first
     }
+}
+
+/// Logs what is wrong; how much of it counts as an error.
+fn judge(first: &Batch) -> usize {
+    report(&first.findings);
+    first.findings.iter().filter(|f| f.is_error()).count()
 }
 
 fn report(findings: &[Located]) {

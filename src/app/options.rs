@@ -164,7 +164,7 @@ impl ZtunnelOptions {
             "requireWaypoint": node.require_waypoint,
             "numWorkerThreads": self.process.worker_threads,
             "selfTerminationDeadline": format!("{:?}", self.process.drain_deadline),
-            "ztunnel": format!("{:?}", self.config),
+            "ztunnel": format!("{:?}", self.node.apply(self.config.clone())),
         })
     }
 }

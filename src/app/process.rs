@@ -26,6 +26,9 @@ pub enum AppError {
     /// The manifests are invalid; each finding has been logged.
     #[error("{0} errors in the manifests (--lenient starts without what is invalid)")]
     Manifests(usize),
+    /// The local mesh is invalid; each finding has been logged.
+    #[error("{0} errors in the local mesh, which counts as a whole or not at all")]
+    LocalMesh(usize),
     /// The configuration is wrong.
     #[error("{0:#}")]
     Config(anyhow::Error),
@@ -46,7 +49,7 @@ impl AppError {
     /// 1: it failed while running; 2: wrong usage or configuration.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Manifests(_) | Self::Config(_) => 2,
+            Self::Manifests(_) | Self::LocalMesh(_) | Self::Config(_) => 2,
             Self::Run(_) => 1,
         }
     }

@@ -21,7 +21,7 @@ use crate::{
         follow_identities,
     },
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 /// How often certificate files are looked at.
@@ -107,6 +107,9 @@ fn start_dedicated(
     let shown = options.shown();
     let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
     let cluster_domain = config.cluster_domain.clone();
+    if let Some(mark) = node.mark {
+        netns::mark_test(mark).map_err(AppError::config)?;
+    }
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
     let (keeper, only) = (keeper(&process, &node)?, only_identity(&process)?);
@@ -116,7 +119,7 @@ fn start_dedicated(
     let (uid, local) = served(&source, workload.as_ref(), only.as_ref())?;
     let mesh = source.follow(compiler(Own::Workloads([uid].into()), &root_namespace, &node), &process.drain(), process.readiness());
     let sockets = Sockets::new(socket_options(&node));
-    let preserve_source = preservation(&node, usual).try_out(&sockets).map_err(AppError::config)?;
+    let preserve_source = preservation(&node, usual).try_out(&sockets).map_err(not_transparent)?;
     let options = ListenOptions { transparent: preserve_source, ..ListenOptions::default() };
     let bound = Listeners {
         inbound: process.listen_with("hbone", listeners.hbone_address, options)?,
@@ -242,6 +245,11 @@ fn own_dns(dns: NodeDns) -> dns::Config {
     dns::Config { cluster: dns.cluster, search: dns::Search::fixed(search), nameservers: dns.nameservers, limits: dns::Limits::default() }
 }
 
+fn not_transparent(error: io::Error) -> AppError {
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied { " (the capability NET_ADMIN is missing)" } else { "" };
+    AppError::config(anyhow::anyhow!("cannot keep clients' addresses (ENABLE_ORIG_SRC, --preserve-source): {error}{hint}"))
+}
+
 /// Whether workloads see their clients' addresses; `usual` if nobody has said.
 fn preservation(node: &NodeOptions, usual: SourcePreservation) -> SourcePreservation {
     match node.preserve_source {
@@ -257,7 +265,7 @@ fn socket_options(node: &NodeOptions) -> SocketOptions {
 
 impl NodeOptions {
     /// Limits, with what holds for the whole node.
-    fn apply(&self, config: Config) -> Config {
+    pub(super) fn apply(&self, config: Config) -> Config {
         Config {
             network: self.network.clone(),
             localhost_app_tunnel: self.localhost_app_tunnel,

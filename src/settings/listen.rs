@@ -68,7 +68,8 @@ pub struct WaypointListeners {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Listeners (ADDRESS:PORT, or off; port 0 takes a free one)")]
 pub struct ZtunnelListeners {
-    /// HBONE to the workload
+    /// HBONE to the workload. This and the next two only in dedicated mode: in the pods of a node the
+    /// ports are fixed
     #[arg(long, value_name = "ADDR", default_value = "[::]:15008")]
     pub hbone_address: ListenAddress,
     /// Redirected plaintext to the workload

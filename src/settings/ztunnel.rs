@@ -39,7 +39,8 @@ pub struct ZtunnelCommand {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub listeners: ZtunnelListeners,
-    /// Serve SOCKS5; by default only in dedicated mode with manifests, as one tries things out
+    /// Serve SOCKS5; by default only in dedicated mode with manifests, as one tries things out. In a
+    /// pod of a node: on 127.0.0.1:15080
     #[arg(long, value_name = "BOOL", value_parser = boolean, help_heading = LISTENERS, env = "UNSTABLE_ENABLE_SOCKS5")]
     pub socks5: Option<bool>,
     #[command(flatten)]
@@ -59,7 +60,8 @@ pub struct ZtunnelCommand {
     #[arg(long, value_name = "BOOL", action = Set, value_parser = boolean, default_value = "true", help_heading = "Tunnels",
           env = "LOCALHOST_APP_TUNNEL")]
     pub localhost_app_tunnel: bool,
-    /// Refuse traffic to a service or workload that has no usable waypoint
+    /// Refuse traffic to a service or workload whose waypoint does not exist; without this, only in
+    /// namespaces with the label cairn.dev/require-waypoint: "true"
     #[arg(long, help_heading = "Policy", env = "CAIRN_REQUIRE_WAYPOINT")]
     pub require_waypoint: bool,
     /// Log verdicts of authorization policies at level info, not debug
@@ -81,7 +83,7 @@ pub struct ZtunnelCommand {
     /// Connections open on a listener at a time; above it new ones wait
     #[arg(long, value_name = "N", default_value_t = 16_384, help_heading = "Limits")]
     pub max_connections: usize,
-    /// Time that certificates are asked for
+    /// Time that certificates are asked for; without a CA client nobody is asked
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = "Limits", env = "SECRET_TTL")]
     pub secret_ttl: Duration,
     /// What has no effect although it is set; to be logged.
@@ -94,9 +96,9 @@ const LISTENERS: &str = "Listeners (ADDRESS:PORT, or off; port 0 takes a free on
 /// Which workloads a ztunnel serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyMode {
-    /// All of a node, as Istio's CNI agent announces them
+    /// All pods of a node, as Istio's CNI agent announces them
     Shared,
-    /// One
+    /// One, in whose network namespace the process runs
     Dedicated,
 }
 
@@ -122,7 +124,7 @@ pub struct PodArgs {
     /// Its service account
     #[arg(long, value_name = "NAME", env = "SERVICE_ACCOUNT")]
     pub service_account: Option<String>,
-    /// Its address
+    /// Its address, for a control plane
     #[arg(long, value_name = "ADDR", env = "INSTANCE_IP")]
     pub instance_ip: Option<IpAddr>,
     /// The socket of Istio's CNI agent, which announces pods
@@ -134,13 +136,14 @@ pub struct PodArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "DNS")]
 pub struct DnsArgs {
-    /// Answer DNS queries of workloads
+    /// Answer DNS queries of workloads; in dedicated mode only with a mesh in the local form
     #[arg(long = "dns", value_name = "BOOL", action = Set, value_parser = says_true, default_value = "true", env = "ISTIO_META_DNS_CAPTURE")]
     pub enabled: bool,
     /// Where in the pod (ADDRESS:PORT or localhost:PORT), by UDP and TCP
     #[arg(long = "dns-address", value_name = "ADDR", default_value = "localhost:15053", env = "ISTIO_META_DNS_PROXY_ADDR")]
     pub address: PodAddress,
-    /// The namespace whose service is meant by a host name that several namespaces have
+    /// The namespace whose service a host name means that several namespaces have, none of them the
+    /// client's
     #[arg(long, value_name = "NAMESPACE", env = "PREFERED_SERVICE_NAMESPACE")]
     pub preferred_service_namespace: Option<String>,
 }
@@ -152,7 +155,8 @@ pub struct SocketArgs {
     /// Let the next process listen on a pod's ports beside this one, for upgrades without a gap
     #[arg(long, value_name = "BOOL", action = Set, value_parser = boolean, default_value = "true", env = "INPOD_PORT_REUSE")]
     pub inpod_port_reuse: bool,
-    /// Mark of our packets (needs CAP_NET_ADMIN); by default 1337 in shared mode, none in dedicated
+    /// Mark of the proxy's own packets, by which the redirection leaves them alone (needs
+    /// CAP_NET_ADMIN); by default 1337 in shared mode, none in dedicated
     #[arg(long, value_name = "N", value_parser = packet_mark, env = "PACKET_MARK")]
     pub packet_mark: Option<u32>,
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN and routing rules);

@@ -110,10 +110,17 @@ pub enum NetnsUnusable {
 /// # Errors
 /// When it cannot be done; the error names the capability that is missing.
 pub fn self_test(mark: u32) -> Result<(), NetnsUnusable> {
-    let marked = || Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark);
     let own = Netns::current().map_err(|error| NetnsUnusable::Enter { error })?;
-    let made = own.run(marked).map_err(|error| NetnsUnusable::Enter { error })?;
-    made.map_err(|error| NetnsUnusable::Mark { error })
+    own.run(|| mark_test(mark)).map_err(|error| NetnsUnusable::Enter { error })?
+}
+
+/// The same for a process that stays where it is: whether sockets can be marked.
+///
+/// # Errors
+/// When they cannot; the error names the capability that is missing.
+pub fn mark_test(mark: u32) -> Result<(), NetnsUnusable> {
+    let marked = || Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark);
+    marked().map_err(|error| NetnsUnusable::Mark { error })
 }
 
 fn missing(error: &io::Error, capability: &str) -> String {
@@ -225,13 +232,13 @@ mod tests {
         assert_eq!(Netns::current().unwrap().id(), home);
     }
 
-    /// What the self-test says without `lost`.
-    fn self_test_without(lost: CapabilitySet) -> Result<(), String> {
+    /// What a test says without `lost`.
+    fn without(lost: CapabilitySet, test: fn(u32) -> Result<(), NetnsUnusable>) -> Result<(), String> {
         let test = move || {
             let mut sets = capabilities(None).unwrap();
             sets.effective.remove(lost);
             set_capabilities(None, sets).unwrap();
-            self_test(1337).map_err(|error| error.to_string())
+            test(1337).map_err(|error| error.to_string())
         };
         // Capabilities are the thread's.
         thread::spawn(test).join().unwrap()
@@ -242,13 +249,16 @@ mod tests {
         if another().is_none() {
             return;
         }
-        assert_eq!(self_test_without(CapabilitySet::empty()), Ok(()));
-        let error = self_test_without(CapabilitySet::SYS_ADMIN).unwrap_err();
+        assert_eq!(without(CapabilitySet::empty(), self_test), Ok(()));
+        let error = without(CapabilitySet::SYS_ADMIN, self_test).unwrap_err();
         assert!(
             error.starts_with("cannot enter a network namespace") && error.ends_with("(the capability SYS_ADMIN is missing)"),
             "{error}"
         );
-        let error = self_test_without(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW).unwrap_err();
-        assert!(error.starts_with("cannot set SO_MARK") && error.ends_with("(the capability NET_ADMIN is missing)"), "{error}");
+        assert_eq!(without(CapabilitySet::SYS_ADMIN, mark_test), Ok(()), "who stays where it is need not enter");
+        for test in [self_test, mark_test] {
+            let error = without(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW, test).unwrap_err();
+            assert!(error.starts_with("cannot set SO_MARK") && error.ends_with("(the capability NET_ADMIN is missing)"), "{error}");
+        }
     }
 }

@@ -118,7 +118,7 @@ pub enum Unresolved {
 }
 
 impl NextHop {
-    /// The address that is dialled; see [`name`](Self::name).
+    /// The address that is dialled; see [`named`](Self::named).
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Waypoint { tunnel, .. } | Self::Hbone { tunnel, .. } | Self::Gateway { tunnel, .. } => tunnel.address,

@@ -4,7 +4,10 @@ use crate::support::{Backend, Client, Net, PATIENCE, Peer, client, mesh};
 use cairn::{
     app::{WaypointOptions, start_waypoint},
     cert::DevCa,
-    control::manifest::{Loaded, load},
+    control::{
+        local,
+        manifest::{Loaded, load},
+    },
     model::{Mesh, TargetPort, TunnelProtocol, Workload},
     telemetry::{AccessLog, log},
     transport::WorkloadCert,
@@ -25,6 +28,13 @@ fn examples() -> Vec<PathBuf> {
     all.sort();
     assert!(all.len() >= 5);
     all
+}
+
+#[test]
+fn the_mesh_of_the_lab_is_valid() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lab/mesh.yaml")).unwrap();
+    let config = local::Config { network: String::new(), cluster_domain: "cluster.local".into(), root_namespace: String::new() };
+    assert_eq!(local::load(&text, "mesh.yaml", &config).unwrap().len(), 4, "two workloads, a service, a policy");
 }
 
 /// A copy in networks of its own: `127.A.B.` becomes another one for each prefix in the files.
