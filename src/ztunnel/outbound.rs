@@ -150,12 +150,25 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
         Ok(dst) => dst,
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
+    if is_direct(&shared, dst, local) {
+        tracing::warn!(source = %peer, destination = %dst, "dropped: {}", OpenError::Loop);
+        connection::refused(&shared.log, Reported::Outbound, (peer, dst), OpenError::Loop.to_string());
+        return socket::reset_on_close(&stream);
+    }
     shared.keep_alive(&stream);
     match shared.unless_forced(open(&shared, &place, peer, dst)).await {
         Some(Ok(opened)) => opened.relay(&shared, stream).await,
         // The application's handshake was completed by the kernel: a reset is the best that can be said.
         Some(Err(_)) | None => socket::reset_on_close(&stream),
     }
+}
+
+/// Whether a connection was not redirected to us but opened to our own listener, by an address of the
+/// workload that the mesh does not know: to go on to where it leads would be to come here again.
+fn is_direct(shared: &Shared, dst: SocketAddr, local: SocketAddr) -> bool {
+    let snapshot = shared.mesh.load();
+    let is_known = || snapshot.workload(dst.ip()).is_some() || snapshot.service(dst.ip(), &shared.local.name.namespace).is_some();
+    dst.ip() == local.ip() && dst.port() == local.port() && shared.own.serves(dst) && !is_known()
 }
 
 /// Opens a connection for the workload to `dst`, to another endpoint when one fails. Failures have
@@ -286,7 +299,7 @@ impl<'a> Client<'a> {
         if found.is_some() {
             on_demand_dns(&WorkloadLabels::of(self.workload), name.as_str());
         }
-        found.filter(|ip| families.allow(*ip)).ok_or_else(|| OpenError::Name(name.name()))
+        found.filter(|ip| families.allow(*ip) && !ip.is_unspecified()).ok_or_else(|| OpenError::Name(name.name()))
     }
 
     fn about(self, resolved: &'a Resolved, far: Option<&'a Far>) -> About<'a> {

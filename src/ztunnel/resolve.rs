@@ -389,6 +389,8 @@ pub(super) fn leads_back(source: Source<'_>, next: &NextHop) -> bool {
             ConnectTarget::Address(address) => *address,
             ConnectTarget::Host(..) => return false,
         },
+        // To the kernel, loopback as well.
+        NextHop::Passthrough { address } if address.ip().is_unspecified() => return source.own.serves(*address),
         NextHop::Plain { address, .. } | NextHop::Passthrough { address } => *address,
     };
     let is_own = target.ip().is_loopback() || source.workload.addresses.iter().any(|own| own.to_canonical() == target.ip());

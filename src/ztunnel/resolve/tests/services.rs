@@ -160,6 +160,9 @@ fn nothing_leads_back() {
         ("loopback", "client", "127.0.0.1:15080", back.into()),
         ("loopback, mapped", "client", "[::ffff:127.0.0.1]:15001", back.into()),
         ("loopback of IPv6", "client", "[::1]:15008", back.into()),
+        ("loopback by another name", "client", "0.0.0.0:15001", back.into()),
+        ("the same of IPv6", "client", "[::]:15006", back.into()),
+        ("no port of ours there", "client", "0.0.0.0:80", "passthrough 0.0.0.0:80".into()),
     ] {
         assert_eq!(world.decide(source, dst), want, "{what}");
     }
