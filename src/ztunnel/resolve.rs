@@ -214,7 +214,9 @@ impl<'a> Asked<'a> {
         }
         let balancing = &service.service.l4.load_balancing;
         if balancing.mode == LoadBalancingMode::Passthrough {
-            return Ok(NextHop::Passthrough { address: self.dst });
+            // Inside of a range there may be workloads: they are reached as they always are.
+            let workload = self.snapshot.workload(self.dst.ip());
+            return workload.map_or(Ok(NextHop::Passthrough { address: self.dst }), |workload| self.to_workload(workload));
         }
         let upstream = service.ports.get(&self.dst.port()).ok_or(Unresolved::UndeclaredPort)?;
         let endpoint = self.endpoint(upstream, &service.service).ok_or(Unresolved::NoEndpoint)?;
