@@ -287,7 +287,7 @@ impl<'a> Client<'a> {
             network: is_remote.then(|| self.shared.config.network.clone()),
         };
         let opened = self.shared.pool(self.place).connect(&key, &tunnel.authority.to_string(), &headers).await?;
-        let far = Far { identity: opened.peer, baggage: is_remote.then(|| Baggage::read(&opened.headers)) };
+        let far = Far { identity: opened.peer, baggage: is_remote.then(|| self.shared.told.believe(Baggage::read(&opened.headers))) };
         Ok((Either::Left(opened.io), Some(far)))
     }
 
