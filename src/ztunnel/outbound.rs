@@ -75,7 +75,8 @@ impl From<Unresolved> for OpenError {
             | Unresolved::NoEndpoint
             | Unresolved::UndeclaredPort
             | Unresolved::NoGateway
-            | Unresolved::NoIdentity => Self::Unresolved(error),
+            | Unresolved::NoIdentity
+            | Unresolved::Around => Self::Unresolved(error),
         }
     }
 }
@@ -250,8 +251,12 @@ impl<'a> Client<'a> {
                 Err(error) => return Err((Box::new(resolved), error)),
             }
             // Whoever owns the name may have it lead anywhere.
-            if resolve::leads_back(Source { workload: self.workload, own: &self.shared.own }, &resolved.next) {
+            let source = Source { workload: self.workload, own: &self.shared.own };
+            if resolve::leads_back(source, &resolved.next) {
                 return Err((Box::new(resolved), OpenError::Loop));
+            }
+            if resolve::leads_around(&self.shared.mesh.load(), source, &resolved.next) {
+                return Err((Box::new(resolved), Unresolved::Around.into()));
             }
         }
         counters().upstream_connects.increment(1);
