@@ -11,7 +11,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
 /// What baggage says of a workload; empty fields are unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the fields are the keys of the header")]
 pub struct Baggage {
     pub cluster: Arc<str>,

@@ -187,7 +187,8 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
     // Behind the gateway of another network, addresses are other workloads'.
     let is_near = forwarded_network(connect.headers()).is_none_or(|network| network.eq_ignore_ascii_case(&shared.config.network));
     let source = source.filter(|_| is_near);
-    let baggage = shared.config.response_baggage.then(|| Baggage::read(connect.headers()));
+    let is_asked = shared.config.response_baggage && source.is_none();
+    let baggage = is_asked.then(|| shared.told.believe(Baggage::read(connect.headers())));
     let here = here(shared, tunnel, local);
     let named = || forwarded_host(connect.headers()).and_then(|host| admit::named_service(snapshot, here, host));
     let service: Option<Arc<Service>> = admitted.service.clone().or_else(named);

@@ -22,6 +22,7 @@ mod shared;
 mod socks5;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tracker;
 
 pub use identities::follow_identities;
@@ -47,6 +48,7 @@ use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use told::Told;
 
 /// What can be set on a ztunnel.
 #[derive(Debug, Clone)]
@@ -276,6 +278,7 @@ impl Ztunnel {
             counted: SocketCounters::resolve(),
             series: TcpSeries::default(),
             names,
+            told: Told::default(),
             drain,
         }
     }

@@ -75,7 +75,8 @@ impl From<Unresolved> for OpenError {
             | Unresolved::NoEndpoint
             | Unresolved::UndeclaredPort
             | Unresolved::NoGateway
-            | Unresolved::NoIdentity => Self::Unresolved(error),
+            | Unresolved::NoIdentity
+            | Unresolved::Around => Self::Unresolved(error),
         }
     }
 }
@@ -150,6 +151,11 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
         Ok(dst) => dst,
         Err(error) => return tracing::warn!(%peer, %local, %error, "no original destination"),
     };
+    if is_direct(&shared, dst, local) {
+        tracing::warn!(source = %peer, destination = %dst, "dropped: {}", OpenError::Loop);
+        connection::refused(&shared.log, Reported::Outbound, (peer, dst), OpenError::Loop.to_string());
+        return socket::reset_on_close(&stream);
+    }
     shared.keep_alive(&stream);
     // Boxed: opening needs far more room than copying, for which the task lives.
     match shared.unless_forced(Box::pin(open(&shared, &place, peer, dst))).await {
@@ -157,6 +163,14 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
         // The application's handshake was completed by the kernel: a reset is the best that can be said.
         Some(Err(_)) | None => socket::reset_on_close(&stream),
     }
+}
+
+/// Whether a connection was not redirected to us but opened to our own listener, by an address of the
+/// workload that the mesh does not know: to go on to where it leads would be to come here again.
+fn is_direct(shared: &Shared, dst: SocketAddr, local: SocketAddr) -> bool {
+    let snapshot = shared.mesh.load();
+    let is_known = || snapshot.workload(dst.ip()).is_some() || snapshot.service(dst.ip(), &shared.local.name.namespace).is_some();
+    dst.ip() == local.ip() && dst.port() == local.port() && shared.own.serves(dst) && !is_known()
 }
 
 /// Opens a connection for the workload to `dst`, to another endpoint when one fails. Failures have
@@ -238,8 +252,12 @@ impl<'a> Client<'a> {
                 Err(error) => return Err((Box::new(resolved), error)),
             }
             // Whoever owns the name may have it lead anywhere.
-            if resolve::leads_back(Source { workload: self.workload, own: &self.shared.own }, &resolved.next) {
+            let source = Source { workload: self.workload, own: &self.shared.own };
+            if resolve::leads_back(source, &resolved.next) {
                 return Err((Box::new(resolved), OpenError::Loop));
+            }
+            if resolve::leads_around(&self.shared.mesh.load(), source, &resolved.next) {
+                return Err((Box::new(resolved), Unresolved::Around.into()));
             }
         }
         counters().upstream_connects.increment(1);
@@ -275,7 +293,7 @@ impl<'a> Client<'a> {
             network: is_remote.then(|| self.shared.config.network.clone()),
         };
         let opened = self.shared.pool(self.place).connect(&key, &tunnel.authority.to_string(), &headers).await?;
-        let far = Far { identity: opened.peer, baggage: is_remote.then(|| Baggage::read(&opened.headers)) };
+        let far = Far { identity: opened.peer, baggage: is_remote.then(|| self.shared.told.believe(Baggage::read(&opened.headers))) };
         Ok((Either::Left(opened.io), Some(far)))
     }
 
@@ -287,7 +305,7 @@ impl<'a> Client<'a> {
         if found.is_some() {
             on_demand_dns(&WorkloadLabels::of(self.workload), name.as_str());
         }
-        found.filter(|ip| families.allow(*ip)).ok_or_else(|| OpenError::Name(name.name()))
+        found.filter(|ip| families.allow(*ip) && !ip.is_unspecified()).ok_or_else(|| OpenError::Name(name.name()))
     }
 
     fn about(self, resolved: &'a Resolved, far: Option<&'a Far>) -> About<'a> {

@@ -112,6 +112,9 @@ pub enum Unresolved {
     /// The far end of a way through a gateway could be anybody.
     #[error("the endpoint is on another network, and no identity is known that would prove to be it")]
     NoIdentity,
+    /// The host name of a workload outside of the mesh leads to one inside, which is not reached so.
+    #[error("the host name leads into the mesh, past a tunnel or a waypoint")]
+    Around,
     /// It would come back to this proxy.
     #[error("the destination is this proxy itself")]
     Loop,
@@ -214,7 +217,9 @@ impl<'a> Asked<'a> {
         }
         let balancing = &service.service.l4.load_balancing;
         if balancing.mode == LoadBalancingMode::Passthrough {
-            return Ok(NextHop::Passthrough { address: self.dst });
+            // Inside of a range there may be workloads: they are reached as they always are.
+            let workload = self.snapshot.workload(self.dst.ip());
+            return workload.map_or(Ok(NextHop::Passthrough { address: self.dst }), |workload| self.to_workload(workload));
         }
         let upstream = service.ports.get(&self.dst.port()).ok_or(Unresolved::UndeclaredPort)?;
         let endpoint = self.endpoint(upstream, &service.service).ok_or(Unresolved::NoEndpoint)?;
@@ -389,10 +394,21 @@ pub(super) fn leads_back(source: Source<'_>, next: &NextHop) -> bool {
             ConnectTarget::Address(address) => *address,
             ConnectTarget::Host(..) => return false,
         },
+        // To the kernel, loopback as well.
+        NextHop::Passthrough { address } if address.ip().is_unspecified() => return source.own.serves(*address),
         NextHop::Plain { address, .. } | NextHop::Passthrough { address } => *address,
     };
     let is_own = target.ip().is_loopback() || source.workload.addresses.iter().any(|own| own.to_canonical() == target.ip());
     is_own && source.own.serves(target)
+}
+
+/// Whether a hop as it is leads to somebody who must be reached through a tunnel or a waypoint.
+pub(super) fn leads_around(snapshot: &NodeSnapshot, source: Source<'_>, next: &NextHop) -> bool {
+    let NextHop::Plain { address, .. } = next else { return false };
+    let service = snapshot.service(address.ip(), &source.workload.namespace);
+    let workload = snapshot.workload(address.ip());
+    service.is_some_and(|service| service.has_waypoint())
+        || workload.is_some_and(|workload| workload.waypoint.is_some() || matches!(workload.hop, Hop::Hbone(_)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What all connections of a proxied workload share, and what is done for them in the background.
 
-use super::{Config, Local, open::OpenConnections, own::OwnPorts, tracker};
+use super::{Config, Local, open::OpenConnections, own::OwnPorts, told::Told, tracker};
 use crate::{
     dns, hbone,
     runtime::{DrainWatch, Place},
@@ -29,6 +29,7 @@ pub(super) struct Shared {
     pub(super) counted: SocketCounters,
     pub(super) series: TcpSeries,
     pub(super) names: Arc<dns::Resolver>,
+    pub(super) told: Told,
     pub(super) drain: DrainWatch,
 }
 

@@ -246,6 +246,24 @@ fn an_endpoint_that_is_found_by_name() {
 }
 
 #[test]
+fn a_name_leads_around_no_tunnel_and_no_waypoint() {
+    let world = with(&[
+        s("db", "/10.1.0.1", "80: 8080", ""),
+        w("db", "", &format!("hostname: db.example, {}", of("db", ""))),
+        w("tunnelled", "10.0.0.7", "protocol: HBONE"),
+        w("guarded", "10.0.0.8", &place("waypoint", "/10.0.0.9", 15008)),
+        w("plain", "10.0.0.6", ""),
+        s("routed", "/10.1.0.2", "80: 8080", &place("waypoint", "/10.0.0.9", 15008)),
+    ]);
+    let (snapshot, own) = (world.snapshot(), OwnPorts::default());
+    let source = Source { workload: &snapshot.workload_by_uid("client").unwrap().workload, own: &own };
+    let hop = world.next("client", "10.1.0.1:80", &[]).unwrap().next;
+    for (ip, want) in [("10.0.0.7", true), ("10.0.0.8", true), ("10.1.0.2", true), ("10.0.0.6", false), ("192.0.2.7", false)] {
+        assert_eq!(leads_around(&snapshot, source, &hop.clone().at(ip.parse().unwrap())), want, "{ip}");
+    }
+}
+
+#[test]
 fn whose_an_address_is() {
     let two = |first: &str, second: &str| {
         let world = with(&[w("first", "10.0.0.2", first), w("second", "10.0.0.2", second)]);

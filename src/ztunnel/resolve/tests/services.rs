@@ -112,6 +112,20 @@ fn ranges() {
         let world = with(&services);
         assert_eq!((&*meant(&world, "client", dst), &*meant(&world, "stranger", dst)), (of_demo, of_other), "{what}");
     }
+    // One that leaves addresses alone does not lead around what workloads inside of it ask for.
+    let alone = with(&[
+        range("wide", "/10.0.0.0/8", "loadBalancer: {mode: Passthrough}"),
+        w("tunnelled", "10.0.0.7", "protocol: HBONE"),
+        w("guarded", "10.0.0.8", &place("waypoint", "/10.0.0.9", 15008)),
+        w("wp", "10.0.0.9", "protocol: HBONE"),
+    ]);
+    for (dst, want) in [
+        ("10.0.0.7:80", "hbone 10.0.0.7:80 via 10.0.0.7:15008 as tunnelled"),
+        ("10.0.0.8:80", "waypoint 10.0.0.8:80 via 10.0.0.9:15008 as wp"),
+        ("10.0.7.7:80", "passthrough 10.0.7.7:80"),
+    ] {
+        assert_eq!(alone.decide("client", dst), format!("{want} for {}", host("wide")), "{dst}");
+    }
     // A range is a service like any other.
     let world = with(&[range("wide", "/10.1.0.0/16", ""), w("pod", "10.0.0.9", &of("wide", ""))]);
     assert_eq!(world.decide("client", "10.1.2.3:80"), format!("plain 10.0.0.9:8080 for {}", host("wide")));
@@ -160,6 +174,9 @@ fn nothing_leads_back() {
         ("loopback", "client", "127.0.0.1:15080", back.into()),
         ("loopback, mapped", "client", "[::ffff:127.0.0.1]:15001", back.into()),
         ("loopback of IPv6", "client", "[::1]:15008", back.into()),
+        ("loopback by another name", "client", "0.0.0.0:15001", back.into()),
+        ("the same of IPv6", "client", "[::]:15006", back.into()),
+        ("no port of ours there", "client", "0.0.0.0:80", "passthrough 0.0.0.0:80".into()),
     ] {
         assert_eq!(world.decide(source, dst), want, "{what}");
     }
