@@ -83,7 +83,7 @@ pub struct ZtunnelCommand {
     /// Connections open on a listener at a time; above it new ones wait
     #[arg(long, value_name = "N", default_value_t = 16_384, help_heading = "Limits")]
     pub max_connections: usize,
-    /// Time that certificates are asked for; without a CA client nobody is asked
+    /// Life of the certificates that a development CA signs; they are renewed at half of it
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = "Limits", env = "SECRET_TTL")]
     pub secret_ttl: Duration,
     /// What has no effect although it is set; to be logged.
