@@ -162,6 +162,8 @@ fn every_variable_is_read_and_its_flag_wins() {
         "AUTHZ_POLICY_INFO_LOGGING" = "true", "--authz-policy-info-logging=true", authz_policy_info_logging => "true";
         "CAIRN_REQUIRE_WAYPOINT" = "true", "--require-waypoint", require_waypoint => "true";
         "CAIRN_MAX_TUNNEL_AGE" = "9s", "--max-tunnel-age=9s", hbone.max_tunnel_age => "9s";
+        "CAIRN_ROTATION_SPREAD" = "9s", "--rotation-spread=9s", hbone.rotation_spread => "9s";
+        "CAIRN_MAX_TUNNELS_PER_PEER" = "9", "--max-tunnels-per-peer=9", hbone.max_tunnels_per_peer => "9";
         "SECRET_TTL" = "1h", "--secret-ttl=1h", secret_ttl => "3600s";
         "CLUSTER_DOMAIN" = "c.test", "--cluster-domain=c.test", mesh.names.cluster_domain => "\"c.test\"";
         "TRUST_DOMAIN" = "t.test", "--trust-domain=t.test", mesh.names.trust_domain => "\"t.test\"";
