@@ -16,9 +16,9 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, time::Instant};
 
 const BEHIND: &str = "  waypoint: {destination: \"app/waypoint.app.svc.cluster.local\", hboneMtlsPort: 15008}\n";
 
