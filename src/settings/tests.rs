@@ -209,6 +209,8 @@ fn a_bad_value_is_named_with_its_reason() {
         ("KEEPALIVE_RETRIES", "0", "is not in 1..=127"),
         ("KEEPALIVE_RETRIES", "128", "is not in 1..=127"),
         ("SECRET_TTL", "a day", "not a duration"),
+        ("SECRET_TTL", "0s", "2s at least"),
+        ("SECRET_TTL", "1999ms", "2s at least"),
         ("POOL_UNUSED_RELEASE_TIMEOUT", "-5m", "not a duration"),
         ("POOL_MAX_STREAMS_PER_CONNECTION", "many", "invalid digit"),
         ("HTTP2_FRAME_SIZE", "16383", "is not in 16384..=16777215"),
