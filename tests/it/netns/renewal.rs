@@ -7,7 +7,8 @@ use crate::support::{
     eventually,
     world::{Spec, identity},
 };
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use tokio::time::Instant;
 
 /// The serial number of an identity's certificate, as the dump shows it.
 async fn serial(proxy: &Proxy, account: &str) -> Option<String> {
@@ -38,6 +39,7 @@ async fn certificates_are_renewed_at_half_life_and_no_connection_is_lost() {
         kept.push(stream);
     }
     // Four certificates each: by then the first has ended.
+    let begun = Instant::now();
     let known: Mutex<[BTreeSet<String>; 2]> = Mutex::default();
     eventually("certificates are renewed on both sides", async || {
         let serials = [serial(&near, "client").await, serial(&far, "server").await];
@@ -46,6 +48,8 @@ async fn certificates_are_renewed_at_half_life_and_no_connection_is_lost() {
         known.iter().all(|known| known.len() >= 4)
     })
     .await;
+    // Three half-lives, of four seconds; at their ends it would have been eight each.
+    assert!(begun.elapsed() < Duration::from_secs(18), "{:?}", begun.elapsed());
     for load in &loads {
         load.more(20).await;
     }
