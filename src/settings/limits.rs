@@ -26,7 +26,7 @@ pub struct HboneArgs {
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration, env = "CAIRN_MAX_TUNNEL_AGE")]
     pub max_tunnel_age: Duration,
     /// Time over which a server's tunnels are closed when its certificate is replaced
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration, env = "CAIRN_ROTATION_SPREAD")]
     pub rotation_spread: Duration,
     /// Time between a pong and the next ping
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
@@ -53,7 +53,7 @@ pub struct HboneArgs {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub spread_tunnels: usize,
     /// Tunnels to a peer at most; beyond it streams share what there is
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, env = "CAIRN_MAX_TUNNELS_PER_PEER")]
     pub max_tunnels_per_peer: usize,
     /// The address that tunnels are opened from; by default the routing table decides
     #[arg(long, value_name = "ADDR")]

@@ -162,6 +162,8 @@ fn every_variable_is_read_and_its_flag_wins() {
         "AUTHZ_POLICY_INFO_LOGGING" = "true", "--authz-policy-info-logging=true", authz_policy_info_logging => "true";
         "CAIRN_REQUIRE_WAYPOINT" = "true", "--require-waypoint", require_waypoint => "true";
         "CAIRN_MAX_TUNNEL_AGE" = "9s", "--max-tunnel-age=9s", hbone.max_tunnel_age => "9s";
+        "CAIRN_ROTATION_SPREAD" = "9s", "--rotation-spread=9s", hbone.rotation_spread => "9s";
+        "CAIRN_MAX_TUNNELS_PER_PEER" = "9", "--max-tunnels-per-peer=9", hbone.max_tunnels_per_peer => "9";
         "SECRET_TTL" = "1h", "--secret-ttl=1h", secret_ttl => "3600s";
         "CLUSTER_DOMAIN" = "c.test", "--cluster-domain=c.test", mesh.names.cluster_domain => "\"c.test\"";
         "TRUST_DOMAIN" = "t.test", "--trust-domain=t.test", mesh.names.trust_domain => "\"t.test\"";
@@ -207,6 +209,8 @@ fn a_bad_value_is_named_with_its_reason() {
         ("KEEPALIVE_RETRIES", "0", "is not in 1..=127"),
         ("KEEPALIVE_RETRIES", "128", "is not in 1..=127"),
         ("SECRET_TTL", "a day", "not a duration"),
+        ("SECRET_TTL", "0s", "2s at least"),
+        ("SECRET_TTL", "1999ms", "2s at least"),
         ("POOL_UNUSED_RELEASE_TIMEOUT", "-5m", "not a duration"),
         ("POOL_MAX_STREAMS_PER_CONNECTION", "many", "invalid digit"),
         ("HTTP2_FRAME_SIZE", "16383", "is not in 16384..=16777215"),

@@ -12,6 +12,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "not a duration like 500ms, 10s or 1h30m".to_owned())
 }
 
+/// How long a certificate lives: a [`duration`]. Its dates are whole seconds.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    if lifetime < Duration::from_secs(2) { Err("a certificate lives for 2s at least".to_owned()) } else { Ok(lifetime) }
+}
+
 /// `NAMESPACE/NAME`
 pub(super) fn resource_name(text: &str) -> Result<ResourceName, String> {
     match text.split('/').collect::<Vec<_>>()[..] {

@@ -3,7 +3,7 @@
 
 use super::{
     Environment, HboneArgs, MeshArgs, PodAddress, ProcessArgs, UsageError, WorkloadName, ZtunnelListeners,
-    values::{boolean, duration, packet_mark, says_true},
+    values::{boolean, duration, lifetime, packet_mark, says_true},
 };
 use crate::transport::socket::Keepalive;
 use clap::{ArgAction::Set, Args, ValueEnum};
@@ -84,7 +84,7 @@ pub struct ZtunnelCommand {
     #[arg(long, value_name = "N", default_value_t = 16_384, help_heading = "Limits")]
     pub max_connections: usize,
     /// Life of the certificates that a development CA signs; they are renewed at half of it
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = "Limits", env = "SECRET_TTL")]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime, help_heading = "Limits", env = "SECRET_TTL")]
     pub secret_ttl: Duration,
     /// What has no effect although it is set; to be logged.
     #[arg(skip)]

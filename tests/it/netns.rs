@@ -7,9 +7,12 @@ mod dedicated;
 mod harness;
 mod hostile;
 mod names;
+mod networks;
 mod paths;
+mod renewal;
 mod services;
 mod shapes;
+mod waypoints;
 
 use crate::{
     support::{

@@ -205,7 +205,7 @@ async fn a_policy_that_is_flipped_closes_what_it_forbids_and_nothing_else() {
 }
 
 /// A pod as Kubernetes has it.
-fn manifest(pod: &Pod) -> String {
+pub fn manifest(pod: &Pod) -> String {
     use crate::support::world::Family::{V4, V6};
     format!(
         "---

@@ -2,11 +2,15 @@
 
 use super::*;
 use crate::support::{
-    apps::{COUNT, talk},
+    apps::{COUNT, End, refusal, talk},
     eventually, soon,
     world::{Family, Pod, Spec},
 };
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Child,
+    sync::Mutex,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},
@@ -95,19 +99,26 @@ async fn by_tcp(pod: &Pod, server: SocketAddr, name: &str, kind: u16) -> Answer 
 
 /// A name server that knows `outside.example` and nothing else.
 pub fn upstream(pod: &Pod) -> tokio::task::JoinHandle<()> {
+    name_server(pod, || Ipv4Addr::new(192, 0, 2, 7))
+}
+
+/// One that thinks anew, each time it is asked, what the address of `outside.example` is.
+fn name_server(pod: &Pod, address: impl Fn() -> Ipv4Addr + Send + 'static) -> tokio::task::JoinHandle<()> {
     let socket = pod.netns.enter(|| std::net::UdpSocket::bind("[::]:53")).unwrap();
     socket.set_nonblocking(true).unwrap();
     let socket = UdpSocket::from_std(socket).unwrap();
     tokio::spawn(async move {
         let mut packet = vec![0; 4096];
         while let Ok((length, from)) = socket.recv_from(&mut packet).await {
-            let is_known = packet[12..length].starts_with(b"\x07outside\x07example\0\0\x01");
+            let is_known = packet[12..length].starts_with(b"\x07outside\x07example\0");
             // The question as it came, without EDNS, and an answer that points to its name.
             let end = 12 + packet[12..length].iter().position(|b| *b == 0).unwrap() + 5;
+            let has_answer = is_known && packet[end - 4..end] == [0, 1, 0, 1];
             let mut out = packet[..end].to_vec();
-            out[2..12].copy_from_slice(&[0x81, if is_known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(is_known), 0, 0, 0, 0]);
-            if is_known {
-                out.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\xc0\0\x02\x07");
+            out[2..12].copy_from_slice(&[0x81, if is_known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+            if has_answer {
+                out.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04");
+                out.extend(address().octets());
             }
             let _ = socket.send_to(&out, from).await;
         }
@@ -220,4 +231,106 @@ policies: []
     let direct = socks5(&client, &server.ip(Family::V4).to_string(), COUNT).await.unwrap();
     assert_eq!(talk(direct, b"four").await.unwrap(), b"4 bytes", "a pod");
     assert_eq!(socks5(&client, "nowhere.example", 80).await.map(drop), Err(4), "a name that nobody knows");
+}
+
+/// A process, until this is dropped.
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A container of a pod: a process that sees a resolv.conf of its own.
+async fn container(world: &World, pod: &Pod, resolv_conf: &str) -> Sleeper {
+    let path = world.dir.path().join(format!("{}-resolv.conf", pod.name));
+    std::fs::write(&path, resolv_conf).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec sleep 600"]).arg(&path);
+    let process = Sleeper(pod.spawn(&mut command));
+    let seen = format!("/proc/{}/root/etc/resolv.conf", process.0.id());
+    eventually("the container sees its own resolv.conf", async || std::fs::read_to_string(&seen).is_ok_and(|text| text == resolv_conf))
+        .await;
+    process
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_search_domains_are_those_of_the_pods_own_resolver() {
+    let Some(mut world) = World::new() else { return };
+    let client = world.pod(Spec::captured("client", 1));
+    let usual = world.pod(Spec::captured("usual", 1));
+    let dns = world.pod(Spec::plain("dns", 2).unknown());
+    let _upstream = upstream(&dns);
+    world.resolver(&dns);
+    let _container = container(&world, &client, "nameserver 10.96.0.53\nsearch corp.example team.example\n").await;
+    let mesh = "services:
+- {name: web, namespace: app, hostname: web.app.svc.cluster.local, vips: [\"/10.96.0.10\"], ports: {80: 8083}}
+- {name: db, namespace: app, hostname: db.example, vips: [\"/10.96.0.11\"], ports: {80: 8083}}
+policies: []
+";
+    let _proxies = world.start(mesh).await;
+    let (web, db) = (Some("10.96.0.10".parse().unwrap()), Some("10.96.0.11".parse().unwrap()));
+    let rows: [(&Pod, &str, Option<IpAddr>); 10] = [
+        (&client, "web.app.svc.cluster.local.corp.example", web),
+        (&client, "web.corp.example", web),
+        (&client, "web.app.team.example", web),
+        (&client, "db.example.team.example", db),
+        (&client, "web.app.svc.cluster.local", web),
+        // Not one of its domains: somebody else may know the name.
+        (&client, "db.example.app.svc.cluster.local", None),
+        (&usual, "db.example.app.svc.cluster.local", db),
+        (&usual, "web.app.svc.cluster.local", web),
+        (&usual, "web.corp.example", None),
+        (&usual, "db.example.team.example", None),
+    ];
+    for (pod, name, address) in rows {
+        let answer = by_udp(pod, "10.96.0.53:53".parse().unwrap(), name, A).await;
+        let expected = if address.is_some() { 0 } else { 3 };
+        assert_eq!((answer.code, answer.addresses.first().copied()), (expected, address), "{} asks for {name}", pod.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_with_a_host_name_is_looked_up_for_each_connection() {
+    let Some(mut world) = World::new() else { return };
+    let client = world.pod(Spec::captured("client", 1));
+    let servers = ["one", "two"].map(|name| world.pod(Spec::plain(name, 2).unknown()));
+    let dns = world.pod(Spec::plain("dns", 2).unknown());
+    let apps = servers.each_ref().map(Apps::start);
+    let IpAddr::V4(first) = servers[0].ip(Family::V4) else { panic!("IPv4") };
+    let address = Arc::new(Mutex::new(first));
+    let told = address.clone();
+    let _upstream = name_server(&dns, move || *told.lock().unwrap());
+    world.resolver(&dns);
+    let entry = |name: &str, hostname: &str| {
+        format!(
+            "- {{uid: {name}, name: {name}, namespace: app, serviceAccount: {name}, trustDomain: cluster.local, workloadIps: [],
+   hostname: {hostname}, protocol: TCP, services: {{\"app/{name}.app.svc.cluster.local\": {{80: 8083}}}}}}\n"
+        )
+    };
+    let mesh = format!(
+        "{}{}services:
+- {{name: named, namespace: app, hostname: named.app.svc.cluster.local, vips: [\"/10.96.0.10\"], ports: {{80: 8083}}}}
+- {{name: lost, namespace: app, hostname: lost.app.svc.cluster.local, vips: [\"/10.96.0.11\"], ports: {{80: 8083}}}}
+policies: []
+",
+        entry("named", "outside.example"),
+        entry("lost", "nowhere.example")
+    );
+    let [proxy, _] = world.start(&mesh).await;
+    for (n, server) in servers.iter().enumerate() {
+        let IpAddr::V4(ip) = server.ip(Family::V4) else { panic!("IPv4") };
+        *address.lock().unwrap() = ip;
+        let stream = client.connect("10.96.0.10:80".parse().unwrap()).await.unwrap();
+        assert_eq!(talk(stream, b"four").await.unwrap(), b"4 bytes", "{}", server.name);
+        assert_eq!(apps.each_ref().map(|app| app.connections(COUNT)), [1, n], "as the name server says now");
+    }
+    let looked_up = [("hostname", "outside.example"), ("source_workload", "client-deploy")];
+    assert_eq!(proxy.metrics().await.sum("istio_on_demand_dns_total", &looked_up), 2.0);
+    let refused = refusal(&client, "10.96.0.11:80".parse().unwrap()).await;
+    assert!(matches!(refused, End::Closed(0) | End::Failed(_)), "{refused:?}");
+    let line = proxy.access("the name leads nowhere", |a| a.get("error").contains("nowhere.example cannot be resolved")).await;
+    assert_eq!(line.get("dst.service"), "lost.app.svc.cluster.local", "{line:?}");
 }

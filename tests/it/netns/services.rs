@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::{net::IpAddr, path::PathBuf};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
-fn vip(host: u8, family: Family, port: u16) -> SocketAddr {
+pub fn vip(host: u8, family: Family, port: u16) -> SocketAddr {
     let ip: IpAddr = match family {
         Family::V4 => format!("10.96.0.{host}"),
         Family::V6 => format!("fd96::{host}"),
@@ -22,7 +22,7 @@ fn vip(host: u8, family: Family, port: u16) -> SocketAddr {
 }
 
 /// A service of `app` in the YAML file. `more` are further keys, each with its line end.
-fn service(name: &str, host: u8, ports: &str, more: &str) -> String {
+pub fn service(name: &str, host: u8, ports: &str, more: &str) -> String {
     format!(
         "- name: {name}
   namespace: app

@@ -3,10 +3,12 @@
 use super::*;
 use crate::support::{
     apps::{BURST, BURST_BYTES, BYE, COUNT, End, GREET, RESET, WATCH, end, exchange, talk},
-    eventually, soon,
+    eventually,
+    proxy::Access,
+    soon,
     world::{Pod, Spec},
 };
-use std::io::ErrorKind;
+use std::{collections::BTreeSet, io::ErrorKind};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -20,7 +22,7 @@ async fn connections_of_every_shape_survive_every_path() {
     let far = world.pod(Spec::captured("far", 2));
     let outside = world.pod(Spec::plain("outside", 2));
     let apps = [&near, &far, &outside].map(Apps::start);
-    let _proxies = world.start("services: []\npolicies: []\n").await;
+    let proxies = world.start("services: []\npolicies: []\n").await;
     let [at_near, at_far, at_outside] = &apps;
     let rows = [
         ("on one node", &client, &near, at_near),
@@ -37,6 +39,19 @@ async fn connections_of_every_shape_survive_every_path() {
         echo(stream, &pattern(8 << 20)).await.unwrap_or_else(|e| panic!("{what}, long: {e}"));
     });
     futures_util::future::join_all(long).await;
+    // A connection that stood has no flag however it ended (contract, 6.1); the log tells more.
+    for proxy in &proxies {
+        let resets = |a: &&Access| a.message == "connection complete" && a.get("dst.hbone_addr").ends_with(":8085");
+        proxy.access("a reset", |a| resets(&a)).await;
+        assert!(proxy.accesses().iter().filter(resets).all(|access| access.get("error").contains("reset")), "{:?}", proxy.accesses());
+        let metrics = proxy.metrics().await;
+        let flags: BTreeSet<&str> =
+            metrics.all("istio_tcp_connections_closed_total").iter().map(|(labels, _)| &*labels["response_flags"]).collect();
+        assert_eq!(flags, ["-", "CONNECT"].into(), "nobody listens, for one");
+        let failed: BTreeSet<&str> =
+            metrics.all("istio_tcp_connections_failed_total").iter().map(|(labels, _)| &*labels["response_flags"]).collect();
+        assert_eq!(failed, ["CONNECT"].into());
+    }
 }
 
 /// All of them between two pods.

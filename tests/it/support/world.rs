@@ -91,6 +91,11 @@ impl Spec {
         Self { hbone: true, ..Self::plain(name, node) }
     }
 
+    /// Another service account than its own.
+    pub fn runs_as(self, account: &'static str) -> Self {
+        Self { account, ..self }
+    }
+
     /// The CNI does not tell of it at first.
     pub fn later(self) -> Self {
         Self { listed: false, ..self }
@@ -127,6 +132,7 @@ pub struct World {
     made: Vec<String>,
     cnis: BTreeMap<usize, Cni>,
     env: Vec<(String, String)>,
+    networks: BTreeMap<usize, &'static str>,
     proxies: usize,
     /// Pods of ztunnels that are not started yet.
     waiting: Vec<Pod>,
@@ -150,6 +156,7 @@ impl World {
             made: Vec::new(),
             cnis: BTreeMap::new(),
             env: Vec::new(),
+            networks: BTreeMap::new(),
             proxies: 0,
             waiting: Vec::new(),
             resolver: None,
@@ -230,6 +237,15 @@ impl World {
         self.env.push((name.to_owned(), value.to_string()));
     }
 
+    /// The network that a node and its pods are on, to be named before anything is started.
+    pub fn network(&mut self, node: usize, name: &'static str) {
+        self.networks.insert(node, name);
+    }
+
+    fn network_of(&self, node: usize) -> &'static str {
+        self.networks.get(&node).copied().unwrap_or_default()
+    }
+
     /// The name server of all ztunnels that are started from now on.
     pub fn resolver(&mut self, pod: &Pod) {
         let path = self.dir.path().join("resolv.conf");
@@ -260,11 +276,45 @@ impl World {
     pub fn describe(&mut self, services_and_policies: &str) {
         // The mesh knows the first ztunnels, as it would in a cluster.
         self.waiting = NODES.map(|node| self.ztunnel_pod(node)).into();
-        let own: String = self.waiting.iter().map(|pod| workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
-        let text = workloads(&self.pods) + &own + services_and_policies;
+        let own: String = self.waiting.iter().map(|pod| self.workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
+        let text = self.workloads() + &own + services_and_policies;
         let path = self.dir.path().join("mesh.yaml");
         std::fs::write(&path, text).unwrap();
         self.env("LOCAL_XDS_PATH", path.display());
+    }
+
+    /// The workloads of the YAML file.
+    fn workloads(&self) -> String {
+        let known = self.pods.iter().filter(|(_, spec)| spec.known).map(|(pod, spec)| {
+            let status = if spec.healthy { "Healthy" } else { "Unhealthy" };
+            let protocol = if spec.hbone { "HBONE" } else { "TCP" };
+            self.workload(pod, NS, protocol, status, spec.services, spec.more)
+        });
+        format!("workloads:\n{}", known.collect::<String>())
+    }
+
+    fn workload(&self, pod: &Pod, namespace: &str, protocol: &str, status: &str, services: &str, more: &str) -> String {
+        let Pod { name, account, node, v4, v6, .. } = pod;
+        let network = self.network_of(*node);
+        format!(
+            "- uid: Kubernetes//Pod/{namespace}/{name}
+  name: {name}
+  namespace: {namespace}
+  serviceAccount: {account}
+  trustDomain: {TRUST_DOMAIN}
+  workloadIps: [\"{v4}\", \"{v6}\"]
+  protocol: {protocol}
+  network: \"{network}\"
+  node: node{node}
+  workloadName: {name}-deploy
+  workloadType: deployment
+  canonicalName: {name}-app
+  canonicalRevision: v1
+  clusterId: Kubernetes
+  status: {status}
+  services: {{{services}}}
+{more}"
+        )
     }
 
     /// Starts a CNI and a ztunnel on each node, with whatever was set to describe the mesh.
@@ -310,6 +360,7 @@ impl World {
             ("SERVICE_ACCOUNT", "ztunnel"),
             ("INSTANCE_IP", &pod.ip(Family::V4).to_string()),
             ("NODE_NAME", &format!("node{node}")),
+            ("NETWORK", self.network_of(node)),
         ]);
         command.env("INPOD_UDS", self.cni(node).path()).env("CAIRN_IDENTITY_DIR", self.certs_dir());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -420,39 +471,6 @@ COMMIT
         let commands = format!("rule add fwmark 0x111/0xfff pref 32764 lookup 100\nroute add local {all} dev lo table 100\n");
         netns.feed("ip", &[family, "-batch", "-"], &commands);
     }
-}
-
-/// The workloads of the YAML file.
-fn workloads(pods: &[(Pod, Spec)]) -> String {
-    let known = pods.iter().filter(|(_, spec)| spec.known).map(|(pod, spec)| {
-        let status = if spec.healthy { "Healthy" } else { "Unhealthy" };
-        let protocol = if spec.hbone { "HBONE" } else { "TCP" };
-        workload(pod, NS, protocol, status, spec.services, spec.more)
-    });
-    format!("workloads:\n{}", known.collect::<String>())
-}
-
-fn workload(pod: &Pod, namespace: &str, protocol: &str, status: &str, services: &str, more: &str) -> String {
-    let Pod { name, account, node, v4, v6, .. } = pod;
-    format!(
-        "- uid: Kubernetes//Pod/{namespace}/{name}
-  name: {name}
-  namespace: {namespace}
-  serviceAccount: {account}
-  trustDomain: {TRUST_DOMAIN}
-  workloadIps: [\"{v4}\", \"{v6}\"]
-  protocol: {protocol}
-  network: \"\"
-  node: node{node}
-  workloadName: {name}-deploy
-  workloadType: deployment
-  canonicalName: {name}-app
-  canonicalRevision: v1
-  clusterId: Kubernetes
-  status: {status}
-  services: {{{services}}}
-{more}"
-    )
 }
 
 impl Pod {
