@@ -2,45 +2,59 @@
 //! itself, in its own namespace.
 
 use super::Family;
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// How long a name may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Names that are asked for at a time; each may hold a thread.
-const MAX_LOOKUPS: usize = 64;
+/// Names that are asked for at a time; each holds a thread for as long as the system takes, which may
+/// be longer than anybody waits.
+const MAX_LOOKUPS: usize = 8;
 
-/// Resolves host names with the resolver of the system.
+/// Resolves host names with the resolver of the system, for one workload: one that asks for slow names
+/// keeps others from nothing.
 #[derive(Debug)]
 pub struct Resolver {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     ipv6: bool,
 }
 
 impl Resolver {
     /// `ipv6`: whether IPv6 addresses may be used.
     pub fn new(ipv6: bool) -> Self {
-        Self { places: Semaphore::new(MAX_LOOKUPS), ipv6 }
+        Self { places: Arc::new(Semaphore::new(MAX_LOOKUPS)), ipv6 }
     }
 
     /// An address of a host: a random one, of the preferred family if it has such. `None` when it has
     /// none, or no answer came within 5 s. Nothing is remembered: each connection asks anew. Cancel
     /// safe.
     pub async fn lookup_host(&self, hostname: &str, prefer: Family) -> Option<IpAddr> {
+        choose(&self.lookup_all(hostname).await, prefer, self.ipv6)
+    }
+
+    /// All addresses of a host, in the order of the system; none when it has none, or no answer came
+    /// within 5 s. Cancel safe.
+    pub async fn lookup_all(&self, hostname: &str) -> Vec<IpAddr> {
         let lookup = async {
-            let _place = self.places.acquire().await.map_err(io::Error::other)?;
-            let found = tokio::net::lookup_host((hostname, 0)).await?;
-            Ok::<_, io::Error>(found.map(|address| address.ip().to_canonical()).collect::<Vec<_>>())
+            let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let host = hostname.to_owned();
+            // In a task of its own, which keeps the place until the system is done with the name.
+            let asked = tokio::spawn(async move {
+                let _place = place;
+                let found = tokio::net::lookup_host((host, 0)).await?;
+                Ok::<_, io::Error>(found.map(|address| address.ip().to_canonical()).collect())
+            });
+            asked.await.map_err(io::Error::other)?
         };
         match tokio::time::timeout(LIMIT, lookup).await {
-            Ok(Ok(found)) => choose(&found, prefer, self.ipv6),
+            Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 tracing::debug!(target: "dns", hostname, %error, "host name cannot be resolved");
-                None
+                Vec::new()
             }
             Err(_) => {
                 tracing::debug!(target: "dns", hostname, "host name is not resolved in time");
-                None
+                Vec::new()
             }
         }
     }

@@ -191,7 +191,7 @@ pub struct Ztunnel {
     sockets: Sockets,
     workers: Workers,
     open: Arc<OpenConnections>,
-    names: Arc<dns::Resolver>,
+    names: dns::Resolver,
     dns: Option<dns::Config>,
 }
 
@@ -215,7 +215,7 @@ impl Ztunnel {
             sockets: Sockets::default(),
             workers,
             open: Arc::default(),
-            names: Arc::new(dns::Resolver::new(true)),
+            names: dns::Resolver::new(true),
             dns: None,
         }
     }
@@ -234,7 +234,7 @@ impl Ztunnel {
 
     /// The same, with this resolver for workloads that have a name in place of an address.
     #[must_use]
-    pub fn with_names(self, names: Arc<dns::Resolver>) -> Self {
+    pub fn with_names(self, names: dns::Resolver) -> Self {
         Self { names, ..self }
     }
 

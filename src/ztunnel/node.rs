@@ -14,7 +14,7 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Once},
 };
 use tokio::sync::oneshot;
 
@@ -113,7 +113,6 @@ pub struct Node {
     mesh: SnapshotHandle<NodeSnapshot>,
     workers: Workers,
     log: AccessLog,
-    names: Arc<dns::Resolver>,
 }
 
 /// The proxy of one pod.
@@ -149,8 +148,7 @@ impl Node {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        let names = Arc::new(dns::Resolver::new(config.ipv6));
-        Self { config, certs, mesh, workers, log, names }
+        Self { config, certs, mesh, workers, log }
     }
 
     /// Starts the proxy of this process's own pod: 15008 in its own namespace, by which its metrics are
@@ -207,7 +205,9 @@ impl Node {
             nameservers: dns.nameservers,
             limits: dns::Limits::default(),
         });
-        let mut ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log).with_names(self.names).listed_in(open);
+        let mut ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log)
+            .with_names(dns::Resolver::new(self.config.ipv6))
+            .listed_in(open);
         if let Some(dns) = dns {
             ztunnel = ztunnel.with_dns(dns);
         }
@@ -262,8 +262,12 @@ fn has_ipv6(switch: &Path) -> io::Result<bool> {
 /// are reset.
 fn keep_pending_connections(sockets: &Sockets) {
     const SWITCH: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+    static WARNED: Once = Once::new();
     if let Err(error) = sockets.run(|| fs::write(SWITCH, "1")) {
-        tracing::debug!(%error, "connections that are pending when a listener closes cannot be handed over");
+        // The same for all pods.
+        WARNED.call_once(|| {
+            tracing::warn!(%error, "{SWITCH} cannot be set: a connection that nobody has accepted when this process ends is reset");
+        });
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub(super) open: Arc<OpenConnections>,
     pub(super) counted: SocketCounters,
     pub(super) series: TcpSeries,
-    pub(super) names: Arc<dns::Resolver>,
+    pub(super) names: dns::Resolver,
     pub(super) told: Told,
     pub(super) drain: DrainWatch,
 }

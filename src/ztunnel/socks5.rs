@@ -6,7 +6,11 @@ use super::{
     shared::Shared,
 };
 use crate::{dns, runtime::Place, transport::Accepted};
-use std::{io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -160,18 +164,7 @@ async fn addresses(shared: &Shared, target: Target) -> Result<Vec<SocketAddr>, R
     match names::lookup(&snapshot, client, &name, port) {
         Meaning::Address(address) => Ok(vec![address]),
         Meaning::Nowhere => Err(Reply::HostUnreachable),
-        Meaning::Foreign => system(&name, port, shared.config.connect_timeout).await,
-    }
-}
-
-async fn system(name: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>, Reply> {
-    match tokio::time::timeout(limit, tokio::net::lookup_host((name, port))).await {
-        Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => {
-            tracing::debug!(name, %error, "name cannot be resolved");
-            Err(Reply::HostUnreachable)
-        }
-        Err(_) => Err(Reply::HostUnreachable),
+        Meaning::Foreign => Ok(shared.names.lookup_all(&name).await.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()),
     }
 }
 
