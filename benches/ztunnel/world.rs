@@ -263,7 +263,7 @@ fn attach(made: &mut Made, node: &Netns, number: usize, name: &str, is_captured:
          route add default via 10.{number}.0.1\n"
     ));
     // Many short connections from one address: a cluster has more addresses, a bench must not run out of ports.
-    netns.sysctl("ipv4/ip_local_port_range", "1024 65000");
+    netns.sysctl("ipv4/ip_local_port_range", "32768 65000");
     netns.sysctl("ipv4/tcp_tw_reuse", "1");
     let ip = Ipv4Addr::new(10, number as u8, 0, host as u8);
     Pod { name: name.to_owned(), netns, ip, node: number, is_captured }
