@@ -1,11 +1,7 @@
 //! Parsers of single values.
 
 use crate::{control::manifest::parse_duration, model::ResourceName, runtime::workers, telemetry::log};
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    str::FromStr,
-    time::Duration,
-};
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 /// `10s`, `500ms`, `1h30m` (GEP-2257).
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -116,19 +112,6 @@ pub enum PodAddress {
     Localhost(u16),
     /// This address only.
     At(SocketAddr),
-}
-
-impl PodAddress {
-    /// The addresses to listen on, in a pod whose loopback has IPv6 or not.
-    pub fn addresses(self, ipv6: bool) -> Vec<SocketAddr> {
-        match self {
-            Self::Localhost(port) => {
-                let v6 = ipv6.then_some(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST));
-                [IpAddr::V4(Ipv4Addr::LOCALHOST)].into_iter().chain(v6).map(|ip| SocketAddr::new(ip, port)).collect()
-            }
-            Self::At(address) => vec![address],
-        }
-    }
 }
 
 impl FromStr for PodAddress {

@@ -41,11 +41,6 @@ impl Series {
 pub struct TcpMetrics(Arc<Series>);
 
 impl TcpMetrics {
-    /// Looks the series up and counts the connection as opened.
-    pub fn open(labels: &TcpLabels<'_>) -> Self {
-        Self::opened(Arc::new(Series::resolve(labels.list())))
-    }
-
     fn opened(series: Arc<Series>) -> Self {
         series.opened.increment(1);
         // Present from the start: a failure rate over a missing series is no rate.
@@ -90,7 +85,7 @@ pub struct TcpSeries {
 }
 
 impl TcpSeries {
-    /// As [`TcpMetrics::open`].
+    /// Looks the series up and counts the connection as opened.
     pub fn open(&self, labels: &TcpLabels<'_>) -> TcpMetrics {
         let labels = labels.list();
         let hash = self.hasher.hash_one(&labels);

@@ -92,7 +92,7 @@ fn connections_carry_the_labels_of_ztunnel_and_their_flag_at_the_end() {
         security: SecurityPolicy::None,
     };
     let lines = rendered(|| {
-        let connection = TcpMetrics::open(&labels);
+        let connection = TcpSeries::default().open(&labels);
         connection.sent(5);
         connection.received(7);
         connection.close(ResponseFlag::Denied);
@@ -194,7 +194,7 @@ fn the_exposition_of_a_ztunnel_is_that_of_istio() {
             service_namespace: "bookinfo",
             security: SecurityPolicy::MutualTls,
         };
-        let connection = TcpMetrics::open(&labels);
+        let connection = TcpSeries::default().open(&labels);
         connection.received(7);
         connection.close(ResponseFlag::Connect);
         let sockets = SocketCounters::resolve();
