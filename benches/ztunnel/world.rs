@@ -3,7 +3,7 @@
 
 use super::{
     cni::Cni,
-    netns::{self, Netns},
+    netns::{self, Netns, redirection},
     server,
 };
 use cairn::{cert::DevCa, model::Identity};
@@ -272,24 +272,7 @@ fn attach(made: &mut Made, node: &Netns, number: usize, name: &str, is_captured:
 /// The redirection of contract, 4.6.
 fn redirect(netns: &Netns) {
     let (probe, local) = ("169.254.7.127/32", "127.0.0.1/32");
-    let rules = format!(
-        "*mangle
--A PREROUTING -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
--A OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
-COMMIT
-*nat
--A OUTPUT -d {probe} -p tcp -j ACCEPT
--A OUTPUT ! -o lo -p udp -m udp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
--A OUTPUT ! -d {local} -p tcp -m tcp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
--A OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
--A OUTPUT ! -d {local} -o lo -j ACCEPT
--A OUTPUT ! -d {local} -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
--A PREROUTING -s {probe} -p tcp -j ACCEPT
--A PREROUTING ! -d {local} -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
-COMMIT
-"
-    );
-    netns.feed("iptables-restore", &["-w"], &rules);
+    netns.feed("iptables-restore", &["-w"], &redirection(probe, local));
     netns.ip("rule add fwmark 0x111/0xfff pref 32764 lookup 100\nroute add local 0.0.0.0/0 dev lo table 100\n");
     // A closed connection is remembered for two minutes otherwise, and there are only so many that can be.
     netns.sysctl("netfilter/nf_conntrack_tcp_timeout_time_wait", "1");

@@ -126,3 +126,25 @@ pub fn probe() -> Result<(), String> {
     });
     probed.join().expect("the probe does not panic")
 }
+
+/// The redirection of contract, 4.6, for iptables-restore of a family: `probe` is where the kubelet's
+/// probes come from, `local` the loopback address.
+pub fn redirection(probe: &str, local: &str) -> String {
+    format!(
+        "*mangle
+-A PREROUTING -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+-A OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
+COMMIT
+*nat
+-A OUTPUT -d {probe} -p tcp -j ACCEPT
+-A OUTPUT ! -o lo -p udp -m udp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
+-A OUTPUT ! -d {local} -p tcp -m tcp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
+-A OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
+-A OUTPUT ! -d {local} -o lo -j ACCEPT
+-A OUTPUT ! -d {local} -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
+-A PREROUTING -s {probe} -p tcp -j ACCEPT
+-A PREROUTING ! -d {local} -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
+COMMIT
+"
+    )
+}

@@ -4,7 +4,7 @@
 
 use super::{
     Cni, Proxy,
-    netns::{self, Netns},
+    netns::{self, Netns, redirection},
     process::cairn,
     soon,
 };
@@ -448,24 +448,7 @@ fn redirect(netns: &Netns) {
         ("iptables-restore", "169.254.7.127/32", "127.0.0.1/32"),
         ("ip6tables-restore", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128", "::1/128"),
     ] {
-        let rules = format!(
-            "*mangle
--A PREROUTING -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
--A OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
-COMMIT
-*nat
--A OUTPUT -d {probe} -p tcp -j ACCEPT
--A OUTPUT ! -o lo -p udp -m udp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
--A OUTPUT ! -d {local} -p tcp -m tcp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
--A OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
--A OUTPUT ! -d {local} -o lo -j ACCEPT
--A OUTPUT ! -d {local} -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
--A PREROUTING -s {probe} -p tcp -j ACCEPT
--A PREROUTING ! -d {local} -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
-COMMIT
-"
-        );
-        netns.feed(restore, &["-w"], &rules);
+        netns.feed(restore, &["-w"], &redirection(probe, local));
     }
     for (family, all) in [("-4", "0.0.0.0/0"), ("-6", "::/0")] {
         let commands = format!("rule add fwmark 0x111/0xfff pref 32764 lookup 100\nroute add local {all} dev lo table 100\n");
