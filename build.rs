@@ -3,11 +3,15 @@
 
 use std::error::Error;
 
-const FILES: [&str; 1] = ["zds.proto"];
+const FILES: [&str; 5] = ["authorization.proto", "ca.proto", "discovery.proto", "workload.proto", "zds.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(FILES, ["proto"])?;
-    prost_build::Config::new().compile_fds(files)?;
+    let mut config = prost_build::Config::new();
+    // Resources stay slices of the response that they came in, however large it is; maps keep an order,
+    // so that the same message always has the same bytes.
+    config.bytes([".envoy", ".istio.workload", ".istio.security"]).btree_map(["."]);
+    tonic_prost_build::configure().compile_fds_with_config(files, config)?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 // Floor 0: nouns.
 pub mod model;
+pub mod proto;
 // Floor 1: judgement.
 pub mod authz;
 pub mod balance;

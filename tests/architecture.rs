@@ -9,7 +9,7 @@ use std::{
 
 /// The rooms of `src/` by floor. A room imports only from floors below its own.
 const FLOORS: &[&[&str]] = &[
-    &["model"],
+    &["model", "proto"],
     &["authz", "balance", "route", "runtime", "telemetry"],
     &["state", "transport"],
     &["cert", "control", "dns", "hbone"],

@@ -43,6 +43,7 @@ pub mod ahead;
 pub mod copy;
 pub mod cut;
 pub mod gather;
+pub mod grpc;
 pub mod listener;
 pub mod netns;
 pub mod rewind;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::Identity;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     server::NoServerSessionStorage,
@@ -25,10 +25,21 @@ pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
+/// What we encrypt with, towards everyone.
+pub(in crate::transport) fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+/// The versions of TLS that we speak.
+pub(in crate::transport) fn versions() -> &'static [&'static SupportedProtocolVersion] {
+    static VERSIONS: [&SupportedProtocolVersion; 1] = [&TLS13];
+    &VERSIONS
+}
+
 pub(super) fn server_config(key: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>, own: &Identity) -> Result<ServerConfig, CertError> {
     let verifier = SpiffeClientVerifier::new(Arc::clone(roots), own).map_err(|_| CertError::Empty(CertPart::Roots))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(&[&TLS13])
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions())
         .map_err(CertError::Key)?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
@@ -40,8 +51,8 @@ pub(super) fn server_config(key: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>,
 }
 
 pub(super) fn client_config(key: &Arc<CertifiedKey>, roots: &Arc<RootCertStore>) -> Result<ClientConfig, CertError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(&[&TLS13])
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions())
         .map_err(CertError::Key)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(SpiffeServerVerifier::new(Arc::clone(roots), &[])))

@@ -13,6 +13,7 @@ mod source;
 mod verify;
 
 pub use cert::{Fingerprint, WorkloadCert};
+pub(super) use config::{provider, versions};
 pub use source::{CertError, CertFuture, CertPart, CertSource, ReplacedFuture};
 
 use super::ReadAhead;
@@ -24,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use verify::{PeerError, SpiffeServerVerifier};
 
 /// The one protocol spoken inside (RFC 9113 section 3.2).
-const ALPN_H2: &[u8] = b"h2";
+pub(super) const ALPN_H2: &[u8] = b"h2";
 
 /// Encrypted bytes that may wait for the socket. Without a bound a peer that does not read could have
 /// us keep whatever it asks for; beyond it writes wait.
