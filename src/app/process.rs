@@ -201,8 +201,7 @@ impl Process {
             self.spawn_admin(listener, admin::metrics(telemetry::install()));
         }
         if let Some(listener) = self.listen("readiness", listeners.readiness_address)? {
-            let readiness = self.readiness.clone();
-            self.spawn_admin(listener, admin::readiness(move || readiness.pending()));
+            self.spawn_admin(listener, admin::readiness(self.readiness.clone()));
         }
         if let Some(listener) = self.listen("admin", listeners.admin_address)? {
             let quit = self.quit.clone();
