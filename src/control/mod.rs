@@ -5,5 +5,6 @@ pub mod local;
 mod located;
 pub mod manifest;
 mod typed;
+pub mod xds;
 mod yaml;
 pub mod zds;
