@@ -13,6 +13,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod text;
+mod xds;
 
 pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, WorkloadLabels};
 pub use node::{DnsLabels, DnsMetrics, DnsProtocol, OpenSocket, SocketCounters, on_demand_dns};
@@ -23,6 +24,7 @@ pub use process::{
 pub use system::report_runtimes;
 pub use tcp::{TcpMetrics, TcpSeries};
 pub use text::MetricsFormat;
+pub use xds::{XdsMetrics, XdsTermination, XdsTypeMetrics};
 
 use recorder::Recorder;
 use std::sync::OnceLock;
