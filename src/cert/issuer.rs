@@ -5,6 +5,7 @@ use crate::{
     model::Identity,
     transport::{CertError, ReplacedFuture, WorkloadCert},
 };
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use std::{
     fmt,
     future::{Future, pending, ready},
@@ -49,8 +50,9 @@ impl CaIssuer {
 
     fn sign(&self, identity: &Identity) -> Result<Arc<WorkloadCert>, CertError> {
         let refused = |error: CaError| CertError::Unavailable(Arc::new(error));
-        let issued = self.ca.issue(identity, self.ttl).map_err(refused)?;
-        WorkloadCert::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), issued.roots_pem.as_bytes()).map(Arc::new)
+        let (leaf, key) = self.ca.sign(identity, self.ttl).map_err(refused)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        WorkloadCert::from_der(vec![leaf.into()], key.into(), vec![self.ca.root().clone()]).map(Arc::new)
     }
 }
 
