@@ -3,14 +3,15 @@
 use super::layout::{Access, CA_KEY, CHAIN, KEY, ROOTS, is_directory_name, write_atomically};
 use crate::model::{Identity, IdentityError};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
+use rustls::pki_types::CertificateDer;
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
-use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::pem::parse_x509_pem;
 use zeroize::{Zeroize, Zeroizing};

@@ -22,6 +22,12 @@ pub trait Issuer: Send + Sync + fmt::Debug + 'static {
     /// The future may be dropped at any time.
     fn issue<'a>(&'a self, identity: &'a Identity) -> IssueFuture<'a>;
 
+    /// Whether all that it issues comes from one CA, so that the roots that came with the newest
+    /// certificate hold for all of them. Otherwise each is used with its own.
+    fn is_one_authority(&self) -> bool {
+        false
+    }
+
     /// Resolves when there is another certificate than `cert` to be had before its time. Never, for
     /// an issuer that cannot know.
     ///

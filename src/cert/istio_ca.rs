@@ -191,6 +191,10 @@ impl Issuer for IstioCa {
     fn issue<'a>(&'a self, identity: &'a Identity) -> IssueFuture<'a> {
         Box::pin(async { self.certify(identity).await.map(Arc::new) })
     }
+
+    fn is_one_authority(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Debug for IstioCa {

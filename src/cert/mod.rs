@@ -22,6 +22,7 @@ mod keeper;
 mod layout;
 mod memory;
 mod multi;
+mod trust;
 
 pub use ca::{CaError, DevCa, IssuedCert};
 pub use directory::{DirectoryError, is_single, open_directory};
