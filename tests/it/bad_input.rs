@@ -231,7 +231,7 @@ async fn who_cannot_prove_to_belong_to_the_mesh_gets_an_alert() {
     let server_only = with_sans(mesh, &[OWN], |p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]);
     let rows = [
         ("no certificate", None, "CertificateRequired"),
-        ("another CA", Some((other_ca.chain_pem, other_ca.key_pem)), "UnknownCA"),
+        ("another CA", Some((other_ca.chain_pem.clone(), other_ca.key_pem.clone())), "UnknownCA"),
         ("expired", Some(expired), "CertificateExpired"),
         ("not yet valid", Some(not_yet), "CertificateExpired"),
         ("not for clients", Some(server_only), "UnsupportedCertificate"),
