@@ -1,7 +1,9 @@
 //! A workload's certificate: chain, key, trust anchors, and the TLS configurations made of them.
 
 use super::{
-    config::{PROVIDER, client_config, server_config},
+    config::Parameters,
+    policy::{self, Policy},
+    revocation::Checked,
     source::{CertError, CertPart},
     verify::{identities, verify_server_chain},
 };
@@ -43,13 +45,12 @@ impl fmt::Debug for Fingerprint {
 /// is prepared here once.
 pub struct WorkloadCert {
     identity: Identity,
-    key: Arc<CertifiedKey>,
     anchors: Vec<CertificateDer<'static>>,
-    roots: Arc<RootCertStore>,
     not_before: SystemTime,
     not_after: SystemTime,
     serial: String,
     fingerprint: Fingerprint,
+    parameters: Parameters,
     server: Arc<ServerConfig>,
     client: ClientConfig,
 }
@@ -79,6 +80,15 @@ impl WorkloadCert {
         key: PrivateKeyDer<'static>,
         anchors: Vec<CertificateDer<'static>>,
     ) -> Result<Self, CertError> {
+        Self::by_policy(policy::settled(), chain, key, anchors)
+    }
+
+    pub(super) fn by_policy(
+        policy: Policy,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        anchors: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CertError> {
         let leaf = chain.first().ok_or(CertError::Empty(CertPart::Chain))?;
         let Facts { serial, not_before, not_after } = Facts::read(&chain)?;
         let identity = identities(leaf).map_err(|error| x509_error(error, CertPart::Chain))?.into_iter().next();
@@ -89,10 +99,11 @@ impl WorkloadCert {
         }
         let roots = Arc::new(roots);
         let fingerprint = fingerprint(chain.iter().chain(&anchors));
-        let key = Arc::new(CertifiedKey::from_der(chain, key, &PROVIDER).map_err(key_error)?);
-        let server = Arc::new(server_config(&key, &roots, &identity)?);
-        let client = client_config(&key, &roots)?;
-        Ok(Self { identity, key, anchors, roots, not_before, not_after, serial, fingerprint, server, client })
+        let key = Arc::new(CertifiedKey::from_der(chain, key, &policy.provider()).map_err(key_error)?);
+        let parameters = Parameters::new(policy, key, roots, &identity)?;
+        let server = Arc::new(parameters.server(None).map_err(CertError::Key)?);
+        let client = parameters.client().map_err(CertError::Key)?;
+        Ok(Self { identity, anchors, not_before, not_after, serial, fingerprint, parameters, server, client })
     }
 
     /// Whose it is.
@@ -127,7 +138,7 @@ impl WorkloadCert {
 
     /// Leaf first, then the intermediates.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
+        &self.parameters.key().cert
     }
 
     /// The trust anchors, as they came.
@@ -154,16 +165,21 @@ impl WorkloadCert {
         self.check_not_expired(now)?;
         let [leaf, intermediates @ ..] = self.chain() else { return Err(CertError::Empty(CertPart::Chain)) };
         let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
-        verify_server_chain(leaf, intermediates, &self.roots, time)
+        verify_server_chain(leaf, intermediates, self.roots(), time)
             .map_err(|source| CertError::Chain { identity: self.identity.clone(), source })
     }
 
     pub(super) fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
+        self.parameters.roots()
     }
 
     pub(super) fn server_config(&self) -> &Arc<ServerConfig> {
         &self.server
+    }
+
+    /// As [`server_config`](Self::server_config), for one connection whose client is looked up.
+    pub(super) fn checking_server_config(&self, checked: Arc<Checked>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        self.parameters.server(Some(checked)).map(Arc::new)
     }
 
     /// Expects nobody: every connection puts its own verifier in.
@@ -173,8 +189,10 @@ impl WorkloadCert {
 
     /// For a certificate that `from_der` would refuse.
     #[cfg(test)]
-    pub(super) fn replace_configs(&mut self, client: ClientConfig, server: ServerConfig) {
-        (self.client, self.server) = (client, Arc::new(server));
+    pub(super) fn replace_key(&mut self, key: CertifiedKey) {
+        let parameters = Parameters::new(policy::settled(), Arc::new(key), Arc::clone(self.roots()), &self.identity).unwrap();
+        (self.client, self.server) = (parameters.client().unwrap(), Arc::new(parameters.server(None).unwrap()));
+        self.parameters = parameters;
     }
 }
 
