@@ -17,7 +17,7 @@ pub use flag::ResponseFlag;
 pub use metrics::{
     Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, OpenSocket, OpenTunnel, PodCounters,
     Reporter, RequestLabels, RequestMetrics, SecurityPolicy, SocketCounters, TcpLabels, TcpMetrics, TcpSeries, WorkloadLabels, XdsMetrics,
-    XdsTermination, XdsTypeMetrics, cert_reload, component, config_rejected, config_version, counters, handshake_failure, install,
-    on_demand_dns, report_runtimes,
+    XdsTermination, XdsTypeMetrics, cert_reload, component, config_rejected, config_version, counters, crl_rejection, crl_reload,
+    crl_untracked, handshake_failure, install, on_demand_dns, report_runtimes,
 };
 pub use record::{Direction, HttpRecord, Record, TcpEvent, TcpParty, TcpRecord};

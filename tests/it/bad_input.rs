@@ -364,7 +364,7 @@ async fn only_connect_is_served_in_a_tunnel() {
     let world = world(|_| {});
     let stream = TcpStream::connect(world.mesh.waypoint).await.unwrap();
     let waypoint = Identity::new(TRUST_DOMAIN, NS, "waypoint").unwrap();
-    let (io, _) = cairn::transport::tls::connect(stream, &world.mesh.cert(NS, "client"), &[waypoint]).await.unwrap();
+    let (io, ..) = cairn::transport::tls::connect(stream, &world.mesh.cert(NS, "client"), &[waypoint], None).await.unwrap();
     let (mut send, connection) = h2::client::handshake(io).await.unwrap();
     tokio::spawn(connection);
     let address = world.mesh.net.addr(10, 80);

@@ -98,8 +98,8 @@ async fn settle() {
 /// Whether both ends of a connection accept each other.
 async fn shake_hands(client: &WorkloadCert, server: &WorkloadCert) -> bool {
     let (near, far) = tokio::io::duplex(1 << 16);
-    let (expected, serve) = ([server.identity().clone()], accept(far, server));
-    let (connected, accepted) = tokio::join!(connect(near, client, &expected), serve);
+    let (expected, serve) = ([server.identity().clone()], accept(far, server, None));
+    let (connected, accepted) = tokio::join!(connect(near, client, &expected, None), serve);
     connected.is_ok() && accepted.is_ok()
 }
 

@@ -1,7 +1,9 @@
 //! A workload's certificate: chain, key, trust anchors, and the TLS configurations made of them.
 
 use super::{
-    config::{client_config, server_config},
+    config::Parameters,
+    policy::{self, Policy},
+    revocation::Checked,
     source::{CertError, CertPart},
     verify::{identities, verify_server_chain},
 };
@@ -52,13 +54,12 @@ impl fmt::Debug for Fingerprint {
 /// is prepared here once.
 pub struct WorkloadCert {
     identity: Identity,
-    key: Arc<CertifiedKey>,
     anchors: Vec<CertificateDer<'static>>,
-    roots: Arc<RootCertStore>,
     not_before: SystemTime,
     not_after: SystemTime,
     serial: String,
     fingerprint: Fingerprint,
+    parameters: Parameters,
     server: Arc<ServerConfig>,
     client: ClientConfig,
 }
@@ -89,6 +90,15 @@ impl WorkloadCert {
         key: PrivateKeyDer<'static>,
         anchors: Vec<CertificateDer<'static>>,
     ) -> Result<Self, CertError> {
+        Self::by_policy(policy::settled(), chain, key, anchors)
+    }
+
+    pub(super) fn by_policy(
+        policy: Policy,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        anchors: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CertError> {
         let key = Zeroizing::new(key);
         let leaf = chain.first().ok_or(CertError::Empty(CertPart::Chain))?;
         let facts = Facts::read(&chain)?;
@@ -101,7 +111,7 @@ impl WorkloadCert {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(error) => return Err(key_error(error)),
         }
-        Self::assemble(identity, key, facts, anchors)
+        Self::assemble(policy, identity, key, facts, anchors)
     }
 
     /// The same certificate for handshakes that trust `anchors`.
@@ -110,10 +120,11 @@ impl WorkloadCert {
     /// When one of them is not a certificate, or there is none.
     pub fn with_anchors(&self, anchors: Vec<CertificateDer<'static>>) -> Result<Self, CertError> {
         let facts = Facts { serial: self.serial.clone(), not_before: self.not_before, not_after: self.not_after };
-        Self::assemble(self.identity.clone(), Arc::clone(&self.key), facts, anchors)
+        Self::assemble(self.parameters.policy(), self.identity.clone(), Arc::clone(self.parameters.key()), facts, anchors)
     }
 
     fn assemble(
+        policy: Policy,
         identity: Identity,
         key: Arc<CertifiedKey>,
         facts: Facts,
@@ -126,9 +137,10 @@ impl WorkloadCert {
         }
         let roots = Arc::new(roots);
         let fingerprint = fingerprint(key.cert.iter().chain(&anchors));
-        let server = Arc::new(server_config(&key, &roots, &identity)?);
-        let client = client_config(&key, &roots)?;
-        Ok(Self { identity, key, anchors, roots, not_before, not_after, serial, fingerprint, server, client })
+        let parameters = Parameters::new(policy, key, roots, &identity)?;
+        let server = Arc::new(parameters.server(None).map_err(CertError::Key)?);
+        let client = parameters.client().map_err(CertError::Key)?;
+        Ok(Self { identity, anchors, not_before, not_after, serial, fingerprint, parameters, server, client })
     }
 
     /// Whose it is.
@@ -163,7 +175,7 @@ impl WorkloadCert {
 
     /// Leaf first, then the intermediates.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
+        &self.parameters.key().cert
     }
 
     /// The trust anchors, as they came.
@@ -190,16 +202,21 @@ impl WorkloadCert {
         self.check_not_expired(now)?;
         let [leaf, intermediates @ ..] = self.chain() else { return Err(CertError::Empty(CertPart::Chain)) };
         let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
-        verify_server_chain(leaf, intermediates, &self.roots, time)
+        verify_server_chain(leaf, intermediates, self.roots(), time)
             .map_err(|source| CertError::Chain { identity: self.identity.clone(), source })
     }
 
     pub(super) fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
+        self.parameters.roots()
     }
 
     pub(super) fn server_config(&self) -> &Arc<ServerConfig> {
         &self.server
+    }
+
+    /// As [`server_config`](Self::server_config), for one connection whose client is looked up.
+    pub(super) fn checking_server_config(&self, checked: Arc<Checked>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        self.parameters.server(Some(checked)).map(Arc::new)
     }
 
     /// Expects nobody: every connection puts its own verifier in.
@@ -209,8 +226,10 @@ impl WorkloadCert {
 
     /// For a certificate that `from_der` would refuse.
     #[cfg(test)]
-    pub(super) fn replace_configs(&mut self, client: ClientConfig, server: ServerConfig) {
-        (self.client, self.server) = (client, Arc::new(server));
+    pub(super) fn replace_key(&mut self, key: CertifiedKey) {
+        let parameters = Parameters::new(policy::settled(), Arc::new(key), Arc::clone(self.roots()), &self.identity).unwrap();
+        (self.client, self.server) = (parameters.client().unwrap(), Arc::new(parameters.server(None).unwrap()));
+        self.parameters = parameters;
     }
 }
 
