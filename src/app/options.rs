@@ -173,6 +173,9 @@ impl TryFrom<ZtunnelCommand> for ZtunnelOptions {
     type Error = AppError;
 
     fn try_from(command: ZtunnelCommand) -> Result<Self, AppError> {
+        if command.control.xds.is_some() {
+            return Err(AppError::config(anyhow::anyhow!("there is no xDS client yet")));
+        }
         let node = NodeOptions::from(&command);
         let config = config(&command);
         let mode = mode(&command)?;
@@ -203,7 +206,7 @@ impl From<&ZtunnelCommand> for NodeOptions {
             response_baggage: command.response_baggage,
             require_waypoint: command.require_waypoint,
             log_verdicts: command.authz_policy_info_logging,
-            secret_ttl: command.secret_ttl,
+            secret_ttl: command.control.secret_ttl,
         }
     }
 }
@@ -228,7 +231,7 @@ fn mode(command: &ZtunnelCommand) -> Result<Mode, AppError> {
         ProxyMode::Dedicated => Ok(Mode::Dedicated { workload: command.workload.clone() }),
         ProxyMode::Shared => {
             let own = own_pod(command)?;
-            Ok(Mode::Shared(Shared { socket: command.pod.inpod_socket.clone(), port_reuse: command.sockets.inpod_port_reuse, own }))
+            Ok(Mode::Shared(Shared { socket: command.inpod_socket.clone(), port_reuse: command.sockets.inpod_port_reuse, own }))
         }
     }
 }

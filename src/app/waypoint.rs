@@ -47,6 +47,12 @@ impl From<WaypointCommand> for WaypointOptions {
 /// # Errors
 /// See [`AppError`].
 pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), AppError> {
+    for warning in &command.warnings {
+        tracing::warn!("{warning}");
+    }
+    if command.control.xds.is_some() {
+        return Err(AppError::config(anyhow::anyhow!("there is no xDS client yet")));
+    }
     let options = WaypointOptions::from(command);
     let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_waypoint(options, access, log)?.until_signal().await
