@@ -2,7 +2,6 @@
 
 use crate::{
     admin,
-    cert::{FileCertError, FileCertSource},
     runtime::{BlockReady, DrainTrigger, DrainWatch, Readiness, drain, signal},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
     telemetry::{self, AccessLog, log::LogHandle},
@@ -15,8 +14,6 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-/// How often certificate files are looked at.
-const CERT_POLL: Duration = Duration::from_secs(1);
 /// How long the last lines of the access log may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -118,25 +115,6 @@ impl Process {
         let end = tokio::sync::watch::Sender::new(false);
         let quit = Arc::default();
         Self { args, bound: Bound::default(), readiness, starting, trigger, quit, end, failed, failure, log }
-    }
-
-    /// Where certificates are.
-    ///
-    /// # Errors
-    /// When nobody has said: no identity, no tunnel.
-    pub fn identity_dir(&self) -> Result<&Path, AppError> {
-        self.args.identity_dir.as_deref().ok_or_else(|| AppError::config(anyhow::anyhow!("no certificates: give --identity-dir")))
-    }
-
-    /// Reads the only certificate, which is followed from then on.
-    ///
-    /// # Errors
-    /// When there is none that can be used.
-    pub fn certificate(&self) -> Result<Arc<FileCertSource>, AppError> {
-        let certs = FileCertSource::open(self.identity_dir()?).map_err(|error: FileCertError| AppError::config(error))?;
-        let certs = Arc::new(certs);
-        tokio::spawn(certs.clone().watch(CERT_POLL, self.drain()));
-        Ok(certs)
     }
 
     /// By which a part that cannot go on ends the process.

@@ -187,6 +187,7 @@ pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: S
         error
     };
     let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
+    let snapshot = shared.knowing(snapshot, &local.workload, dst).await;
     let source = Source { workload: &local.workload, own: &shared.own };
     let client = Client { shared, place, workload: &local.workload, app, dst };
     let mut tried: Vec<Arc<UpstreamEndpoint>> = Vec::new();
