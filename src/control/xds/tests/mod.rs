@@ -1,4 +1,5 @@
 mod demand;
+mod requests;
 mod resources;
 mod server;
 mod stream;

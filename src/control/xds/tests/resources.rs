@@ -22,17 +22,11 @@ fn changes(resources: &mut Resources, url: &str, listed: Vec<Resource>, removed:
 fn removals_go_by_the_name_that_a_resource_came_under() {
     let mut all = resources();
     let listed = vec![pod("cluster//Pod/shop/a", "1"), service("cart.shop.svc.cluster.local", "1")];
-    assert_eq!(
-        changes(&mut all, ADDRESS, listed, &[]),
-        ["+ pod cluster//Pod/shop/a", "+ service shop/cart.shop.svc.cluster.local"]
-    );
+    assert_eq!(changes(&mut all, ADDRESS, listed, &[]), ["+ pod cluster//Pod/shop/a", "+ service shop/cart.shop.svc.cluster.local"]);
     assert_eq!(changes(&mut all, AUTHORIZATION, vec![policy("p", "1", 0)], &[]), ["+ policy shop/p"]);
     assert_eq!(changes(&mut all, ADDRESS, vec![], &["shop/p", "nobody", "network1/10.0.0.9", ""]), [] as [&str; 0]);
     assert_eq!(changes(&mut all, ADDRESS, vec![], &["cluster//Pod/shop/a"]), ["- pod cluster//Pod/shop/a"]);
-    assert_eq!(
-        changes(&mut all, ADDRESS, vec![], &["shop/cart.shop.svc.cluster.local"]),
-        ["- service shop/cart.shop.svc.cluster.local"]
-    );
+    assert_eq!(changes(&mut all, ADDRESS, vec![], &["shop/cart.shop.svc.cluster.local"]), ["- service shop/cart.shop.svc.cluster.local"]);
     assert_eq!(changes(&mut all, AUTHORIZATION, vec![], &["shop/p", "shop/p"]), ["- policy shop/p"]);
     assert_eq!(told(&mut all, ResourceType::Address), versions([]));
     assert_eq!(told(&mut all, ResourceType::Authorization), versions([]));
@@ -41,13 +35,19 @@ fn removals_go_by_the_name_that_a_resource_came_under() {
 #[test]
 fn names_may_be_spelt_otherwise_than_the_model_spells_them() {
     let mut all = resources();
-    assert_eq!(changes(&mut all, ADDRESS, vec![service_as("shop/Cart.Example.", "Cart.Example.", "1")], &[]), ["+ service shop/cart.example"]);
+    assert_eq!(
+        changes(&mut all, ADDRESS, vec![service_as("shop/Cart.Example.", "Cart.Example.", "1")], &[]),
+        ["+ service shop/cart.example"]
+    );
     assert_eq!(told(&mut all, ResourceType::Address), versions([("shop/Cart.Example.", "1")]), "the server's spelling");
     assert_eq!(changes(&mut all, ADDRESS, vec![service("cart.example", "2")], &[]), ["+ service shop/cart.example"]);
     assert_eq!(changes(&mut all, ADDRESS, vec![], &["shop/Cart.Example."]), [] as [&str; 0], "it lives on by its other name");
     assert_eq!(changes(&mut all, ADDRESS, vec![], &["shop/cart.example"]), ["- service shop/cart.example"]);
     // Without a name, the key is the name.
-    assert_eq!(changes(&mut all, ADDRESS, vec![service_as("", "b.example", "1"), pod("x", "1")], &[]), ["+ pod x", "+ service shop/b.example"]);
+    assert_eq!(
+        changes(&mut all, ADDRESS, vec![service_as("", "b.example", "1"), pod("x", "1")], &[]),
+        ["+ pod x", "+ service shop/b.example"]
+    );
     assert_eq!(changes(&mut all, ADDRESS, vec![], &["shop/b.example"]), ["- service shop/b.example"]);
 }
 
