@@ -21,8 +21,8 @@ use tokio::{
 
 /// For how long an answer is taken for what the server would say now.
 const FRESH: Duration = Duration::from_secs(5);
-/// So many keys are remembered before those that nothing was found for are given up: clients choose
-/// the addresses that they connect to.
+/// So many keys are remembered before those are given up that nothing was found for, or that nobody waits
+/// for: clients choose the addresses that they connect to.
 const MANY: usize = 16_384;
 
 /// What is asked for.
@@ -76,6 +76,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Keys {
     known: HashMap<Name, State>,
+    /// How many were left when keys were given up last.
+    left: usize,
     /// Not yet told the server.
     untold: Subscriptions,
     connected: bool,
@@ -86,8 +88,9 @@ struct Keys {
 enum State {
     /// Callers hold receivers, and wake up when the sender is gone.
     Pending {
-        again: bool,
-        _done: watch::Sender<()>,
+        /// Whether something was found when it was answered before, if it was.
+        before: Option<bool>,
+        done: watch::Sender<()>,
     },
     Answered {
         at: Instant,
@@ -128,20 +131,20 @@ impl Shared {
     fn ask(&self, key: Key) -> Option<watch::Receiver<()>> {
         let name: Name = key.to_string().into();
         let mut keys = self.lock();
-        let again = match keys.known.get(&name) {
-            Some(State::Pending { _done, .. }) => return Some(_done.subscribe()),
+        let before = match keys.known.get(&name) {
+            Some(State::Pending { done, .. }) => return Some(done.subscribe()),
             Some(State::Answered { at, .. }) if at.elapsed() < FRESH || !keys.connected => return None,
-            Some(State::Answered { .. }) => true,
-            None => false,
+            Some(State::Answered { found, .. }) => Some(*found),
+            None => None,
         };
         if keys.closed {
             return None;
         }
-        if keys.known.len() >= MANY && keys.connected {
-            keys.give_up_absent();
+        if keys.known.len() >= MANY.max(2 * keys.left) {
+            keys.give_up();
         }
         let (done, answered) = watch::channel(());
-        keys.known.insert(name.clone(), State::Pending { again, _done: done });
+        keys.known.insert(name.clone(), State::Pending { before, done });
         keys.untold.unsubscribe.retain(|given_up| *given_up != name);
         keys.untold.subscribe.push(name);
         drop(keys);
@@ -151,16 +154,19 @@ impl Shared {
 }
 
 impl Keys {
-    /// Forgets what was not found, and not just now.
-    fn give_up_absent(&mut self) {
-        let untold = &mut self.untold.unsubscribe;
-        self.known.retain(|name, state| {
-            let absent = matches!(state, State::Answered { at, found: false } if at.elapsed() >= FRESH);
-            if absent {
+    /// Forgets what was not found, as long as there is a server to ask again, and without one what nobody
+    /// waits for any longer.
+    fn give_up(&mut self) {
+        let (connected, untold) = (self.connected, &mut self.untold.unsubscribe);
+        self.known.retain(|name, state| match state {
+            State::Answered { at, found: false } if connected && at.elapsed() >= FRESH => {
                 untold.push(name.clone());
+                false
             }
-            !absent
+            State::Pending { before: None, done } => connected || done.receiver_count() > 0,
+            State::Answered { .. } | State::Pending { .. } => true,
         });
+        self.left = self.known.len();
     }
 }
 
@@ -198,8 +204,8 @@ impl Asked {
         let mut keys = shared.lock();
         keys.connected = false;
         for state in keys.known.values_mut() {
-            if matches!(state, State::Pending { again: true, .. }) {
-                *state = State::Answered { at: Instant::now(), found: true };
+            if let State::Pending { before: Some(found), .. } = *state {
+                *state = State::Answered { at: Instant::now(), found };
             }
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn opening(resources: &mut Resources, types: Types, node: &Node, dema
     opening_within(resources, types, node, demanded, LONGEST)
 }
 
-fn opening_within(resources: &mut Resources, types: Types, node: &Node, demanded: &[Name], limit: usize) -> Opening {
+pub(super) fn opening_within(resources: &mut Resources, types: Types, node: &Node, demanded: &[Name], limit: usize) -> Opening {
     let mut opening = Opening::default();
     for what in types.all() {
         let table = resources.table(what);

@@ -149,7 +149,7 @@ struct Reading {
 
 impl Reading {
     fn resource(&mut self, resources: &mut Resources, what: ResourceType, resource: Resource) {
-        let Resource { version, resource: content, name, aliases } = resource;
+        let Resource { version, resource: content, mut name, aliases } = resource;
         let on_demand = resources.on_demand;
         if on_demand {
             self.batch.found.push(name.clone());
@@ -162,15 +162,20 @@ impl Reading {
             },
             Err(reason) => Err(Rejected { reason, denying: None }),
         };
+        if let Ok(decoded) = &decoded
+            && let Some(usual) = other_spelling(&name, &decoded.key())
+        {
+            if on_demand {
+                // Those who ask spell it like this.
+                self.batch.found.push(usual.clone());
+            }
+            if name.is_empty() {
+                name = usual;
+            }
+        }
         let held = resources.table(what).get(&name);
         let rejected = match decoded {
-            Ok(decoded) => {
-                if on_demand {
-                    // The name may be spelt otherwise than those who ask spell it.
-                    self.batch.found.extend(other_spelling(&name, &decoded.key()));
-                }
-                self.upsert(&name, held, decoded, |key| Entry::good(key, &version))
-            }
+            Ok(decoded) => self.upsert(&name, held, decoded, |key| Entry::good(key, &version)),
             // What is in force stays so. A policy of which nothing good ever was closes what it governs.
             Err(Rejected { reason, denying }) => {
                 if let Some(policy) = denying.filter(|_| !held.is_some_and(Entry::is_good)) {
@@ -188,9 +193,6 @@ impl Reading {
     /// The resource itself, if it is one that can be here.
     fn content(&self, what: ResourceType, name: &str, content: Option<Any>) -> Result<Bytes, String> {
         let content = content.ok_or("there is nothing in it")?;
-        if name.is_empty() {
-            return Err("it has no name".into());
-        }
         if self.staged.contains_key(name) {
             return Err("the response lists it twice".into());
         }

@@ -39,9 +39,9 @@ impl Entry {
 pub(super) struct Table {
     entries: HashMap<Name, Entry>,
     stream: u32,
-    /// How many names are not the usual spelling of what they stand for: only then two may stand for the
-    /// same.
-    unusual: usize,
+    /// Whether there ever was a name that is not the usual spelling of what it stands for: only then two may
+    /// stand for the same.
+    unusual: bool,
 }
 
 impl Table {
@@ -55,9 +55,10 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, name: &str, entry: Entry) {
+        // Of what it stood for before nothing is kept, not even the copy of the name.
         self.remove(name);
         let usual = other_spelling(name, &entry.key).is_none();
-        self.unusual += usize::from(!usual);
+        self.unusual |= !usual;
         let name = match &entry.key {
             ResourceKey::Workload(uid) if usual => uid.clone(),
             _ => Arc::from(name),
@@ -74,14 +75,12 @@ impl Table {
 
     /// Forgets a name; what it stood for, if anything.
     pub(super) fn remove(&mut self, name: &str) -> Option<ResourceKey> {
-        let (name, entry) = self.entries.remove_entry(name)?;
-        self.unusual -= usize::from(other_spelling(&name, &entry.key).is_some());
-        Some(entry.key)
+        self.entries.remove(name).map(|entry| entry.key)
     }
 
     /// Leaves those of `keys` that no name stands for.
     pub(super) fn retain_unheld(&self, keys: &mut Vec<ResourceKey>) {
-        if self.unusual == 0 || keys.is_empty() {
+        if !self.unusual || keys.is_empty() {
             return;
         }
         let held: HashSet<&ResourceKey> = self.entries.values().map(|entry| &entry.key).collect();
