@@ -47,14 +47,19 @@ pub(super) async fn run(revocation: Arc<Revocation>, pace: Pace, drain: DrainWat
             }
             // What happens from here on is another event.
             events.renew();
-            let result = settled(&revocation, pace.quiet).await;
-            report(&revocation, result, &mut reported);
+            look(&revocation, pace.quiet, &mut reported).await;
         }
     };
     tokio::select! {
         () = looking => {}
         () = drain.forced() => {}
     }
+}
+
+/// Takes what the file holds and reports what has come of it.
+pub(super) async fn look(revocation: &Arc<Revocation>, quiet: Duration, reported: &mut String) {
+    let result = settled(revocation, quiet).await;
+    report(revocation, result, reported);
 }
 
 /// Takes what the file holds, once that has stopped changing: who writes it may not be done.
