@@ -5,5 +5,7 @@ pub mod local;
 mod located;
 pub mod manifest;
 mod typed;
+mod workload_api;
+pub mod xds;
 mod yaml;
 pub mod zds;

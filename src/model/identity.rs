@@ -1,6 +1,7 @@
 //! SPIFFE identities of workloads: the only place that spells `spiffe://`.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use super::Name;
+use std::{fmt, str::FromStr};
 
 const SCHEME: &str = "spiffe://";
 
@@ -9,7 +10,7 @@ const SCHEME: &str = "spiffe://";
 /// Two identities are equal only when the whole text is equal; there is no prefix matching.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    uri: Arc<str>,
+    uri: Name,
     // Ends of the trust domain and of the namespace inside `uri`, so that parts need no allocation.
     trust_domain_end: u32,
     namespace_end: u32,
@@ -55,6 +56,11 @@ impl Identity {
     /// The whole URI.
     pub fn as_str(&self) -> &str {
         &self.uri
+    }
+
+    /// The whole URI, shared.
+    pub fn name(&self) -> Name {
+        self.uri.clone()
     }
 }
 

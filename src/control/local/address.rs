@@ -1,7 +1,10 @@
 //! Addresses and names as a local file writes them.
 
 use super::{Cx, schema};
-use crate::model::{GatewayAddress, GatewayDestination, Hostname, NetworkAddress, ServiceKey};
+use crate::{
+    control::workload_api,
+    model::{GatewayAddress, GatewayDestination, Hostname, Name, NetworkAddress, ServiceKey},
+};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -14,29 +17,12 @@ pub(super) fn ip(cx: &mut Cx<'_>, field: &str, text: &str) -> Option<IpAddr> {
     parsed
 }
 
-/// An address of a service.
-pub(super) enum Vip {
-    Address(NetworkAddress),
-    Range(IpNet),
-    /// A range on another network, which nobody here can dial.
-    Elsewhere,
-}
-
-/// `NETWORK/IP`, or `NETWORK/IP/LENGTH` for a range.
-pub(super) fn vip(cx: &mut Cx<'_>, field: &str, text: &str) -> Option<Vip> {
+/// `NETWORK/IP`, or `NETWORK/IP/LENGTH` for a range: the network as the model names it, and the range,
+/// which is that of one address mostly.
+pub(super) fn vip(cx: &mut Cx<'_>, field: &str, text: &str) -> Option<(Option<Name>, IpNet)> {
     let parsed = text.split_once('/').and_then(|(network, rest)| {
-        let network = cx.config.network(network);
-        if let Ok(address) = rest.parse::<IpAddr>() {
-            return Some(Vip::Address(NetworkAddress { network, address: address.to_canonical() }));
-        }
-        let range = rest.parse::<IpNet>().ok()?;
-        Some(match network {
-            network if range.prefix_len() == range.max_prefix_len() => {
-                Vip::Address(NetworkAddress { network, address: range.addr().to_canonical() })
-            }
-            None => Vip::Range(range.trunc()),
-            Some(_) => Vip::Elsewhere,
-        })
+        let range = rest.parse::<IpAddr>().map(IpNet::from).or_else(|_| rest.parse::<IpNet>()).ok()?;
+        Some((cx.config.network(network), range))
     });
     if parsed.is_none() {
         cx.error(field, format!("{text:?} is neither NETWORK/IP nor NETWORK/IP/LENGTH; the network may be empty, as in \"/10.0.0.1\""));
@@ -54,9 +40,8 @@ pub(super) fn key(cx: &mut Cx<'_>, field: &str, text: &str) -> Option<ServiceKey
 }
 
 fn hostname(text: &str) -> Option<ServiceKey> {
-    let (namespace, hostname) = text.split_once('/')?;
-    let is_plain = !namespace.is_empty() && !hostname.is_empty() && !hostname.contains('/');
-    is_plain.then(|| ServiceKey { namespace: namespace.into(), hostname: Hostname::new(hostname) })
+    let (namespace, hostname) = workload_api::namespaced(text)?;
+    Some(ServiceKey { namespace: namespace.into(), hostname: Hostname::new(hostname) })
 }
 
 /// Where a waypoint or a gateway is: what follows the `/` tells which of the two forms it has.

@@ -5,8 +5,9 @@ use super::{
     Cx,
     schema::{self, File, Mapping, PolicyScope, ServiceAccount},
 };
-use crate::model::{
-    Action, AuthorizationPolicy, Clause, Match, NamespacePattern, PolicyTarget, ResourceName, Rule, StringMatch, Term, Test,
+use crate::{
+    control::workload_api,
+    model::{Action, AuthorizationPolicy, Clause, Match, PolicyTarget, ResourceName, Rule, StringMatch, Term, Test},
 };
 use ipnet::IpNet;
 use serde_json::Value;
@@ -97,30 +98,16 @@ fn term<T>(
 
 fn principals(cx: &mut Cx<'_>, field: &str, values: &[Value]) -> Test {
     let matches = each(cx, field, values, |cx, field, value| {
-        let matching = string(cx, field, value)?;
-        if let StringMatch::Exact(text) | StringMatch::Prefix(text) = &matching
-            && text.starts_with("spiffe:")
-        {
-            cx.error(field, "principals are written without spiffe://");
-        }
-        Some(matching)
+        let matching = workload_api::principal(string(cx, field, value)?);
+        matching.map_err(|message| cx.error(field, message)).ok()
     });
     Test::Principal(matches.into_iter().flatten().collect())
 }
 
 fn namespaces(cx: &mut Cx<'_>, field: &str, values: &[Value]) -> Test {
     let patterns = each(cx, field, values, |cx, field, value| {
-        let pattern = match string(cx, field, value)? {
-            StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text) if text.contains('*') => {
-                cx.error(field, "a namespace has no '*' in its name");
-                return None;
-            }
-            StringMatch::Exact(text) => text,
-            StringMatch::Prefix(text) => format!("{text}*").into(),
-            StringMatch::Suffix(text) => format!("*{text}").into(),
-            StringMatch::Presence => "*".into(),
-        };
-        Some(NamespacePattern(pattern))
+        let pattern = workload_api::namespace(string(cx, field, value)?);
+        pattern.map_err(|message| cx.error(field, message)).ok()
     });
     Test::Namespace(patterns.into_iter().flatten().collect())
 }
@@ -128,37 +115,24 @@ fn namespaces(cx: &mut Cx<'_>, field: &str, values: &[Value]) -> Test {
 /// A string match, which says by a tag how it compares.
 fn string(cx: &mut Cx<'_>, field: &str, value: &Value) -> Option<StringMatch> {
     let tagged = value.as_object().and_then(|map| map.iter().next());
-    let matching = match tagged.map(|(tag, value)| (tag.as_str(), value)) {
-        Some(("!Exact", Value::String(text))) => StringMatch::Exact(text.as_str().into()),
-        Some(("!Prefix", Value::String(text))) => StringMatch::Prefix(text.as_str().into()),
-        Some(("!Suffix", Value::String(text))) => StringMatch::Suffix(text.as_str().into()),
+    match tagged.map(|(tag, value)| (tag.as_str(), value)) {
+        Some(("!Exact", Value::String(text))) => return Some(StringMatch::Exact(text.as_str().into())),
+        Some(("!Prefix", Value::String(text))) => return Some(StringMatch::Prefix(text.as_str().into())),
+        Some(("!Suffix", Value::String(text))) => return Some(StringMatch::Suffix(text.as_str().into())),
         Some(("!Presence", Value::Null)) => return Some(StringMatch::Presence),
         // As the reference writes it: a variant without fields.
         Some(("!Presence", Value::Array(nothing))) if nothing.is_empty() => return Some(StringMatch::Presence),
-        Some(("!Presence", _)) => {
-            cx.error(field, "!Presence stands alone");
-            return None;
-        }
-        Some(("!Exact" | "!Prefix" | "!Suffix", _)) => {
-            cx.error(field, "what a tag is put on must be text");
-            return None;
-        }
+        Some(("!Presence", _)) => cx.error(field, "!Presence stands alone"),
+        Some(("!Exact" | "!Prefix" | "!Suffix", _)) => cx.error(field, "what a tag is put on must be text"),
         Some((word @ ("Exact" | "Prefix" | "Suffix" | "Presence"), _)) => {
             let text = if word == "Presence" { "" } else { " \"text\"" };
             cx.error(field, format!("a string match is written with a tag, not as a mapping: !{word}{text}"));
-            return None;
         }
         Some(_) | None => {
             cx.error(field, "a string match is written with a tag: !Exact \"text\", !Prefix \"text\", !Suffix \"text\" or !Presence");
-            return None;
         }
-    };
-    if let StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text) = &matching
-        && text.is_empty()
-    {
-        cx.error(field, "an empty text matches nothing or everything");
     }
-    Some(matching)
+    None
 }
 
 fn service_accounts(cx: &mut Cx<'_>, field: &str, values: &[Mapping<ServiceAccount>]) -> Test {

@@ -1,13 +1,15 @@
 //! Services of a local file.
 
 use super::{
-    Cx,
-    address::{self, Vip},
+    Cx, address,
     schema::{self, File, HealthPolicy, Mapping, Mode, Scope},
 };
-use crate::model::{
-    AppProtocol, GatewayAddress, Hostname, IpFamilies, Kind, LoadBalancing, LoadBalancingMode, LocalityScope, Name, ResourceId, Service,
-    ServiceKey, ServiceL4, ServicePort, TargetPort, Visibility, WaypointBinding,
+use crate::{
+    control::workload_api,
+    model::{
+        AppProtocol, GatewayAddress, Hostname, IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, Name, ResourceId, Service,
+        ServiceKey, ServiceL4, ServicePort, TargetPort, Visibility, WaypointBinding,
+    },
 };
 use std::{collections::HashSet, net::IpAddr};
 
@@ -30,9 +32,7 @@ pub(super) fn services(cx: &mut Cx<'_>, file: &File) -> Vec<Service> {
 
 fn decoded(cx: &mut Cx<'_>, field: &str, service: &schema::Service) -> Service {
     let key = ServiceKey { namespace: service.namespace.as_str().into(), hostname: Hostname::new(&service.hostname) };
-    // In the workload API the domain alone tells a Kubernetes Service from a ServiceEntry.
-    let is_kubernetes = key.hostname.as_str().ends_with(&format!(".svc.{}", cx.config.cluster_domain));
-    let kind = if is_kubernetes { Kind::Service } else { Kind::ServiceEntry };
+    let kind = workload_api::kind(&key.hostname, &cx.config.cluster_domain);
     let waypoint = service.waypoint.as_ref().and_then(|gateway| address::gateway(cx, &format!("{field}.waypoint"), gateway));
     let mut l4 = ServiceL4 {
         load_balancing: load_balancing(&service.load_balancer),
@@ -68,11 +68,8 @@ fn decoded(cx: &mut Cx<'_>, field: &str, service: &schema::Service) -> Service {
 fn vips(cx: &mut Cx<'_>, field: &str, texts: &[String], l4: &mut ServiceL4) -> Vec<IpAddr> {
     let mut vips = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
-        match address::vip(cx, &format!("{field}[{i}]"), text) {
-            Some(Vip::Address(address)) if address.network.is_none() => vips.push(address.address),
-            Some(Vip::Address(address)) => l4.elsewhere.push(address),
-            Some(Vip::Range(range)) => l4.ranges.push(range),
-            Some(Vip::Elsewhere) | None => {}
+        if let Some((network, range)) = address::vip(cx, &format!("{field}[{i}]"), text) {
+            workload_api::add_vip(network, range, &mut vips, l4);
         }
     }
     vips

@@ -5,16 +5,13 @@ use super::{
     schema::{self, File, NetworkMode, Protocol, Status, TunnelProtocol as Application},
 };
 use crate::{
-    control::yaml::join,
+    control::{workload_api::CLUSTER, yaml::join},
     model::{
         ApplicationTunnel, Health, Hostname, Identity, Labels, Locality, Name, ResourceName, TunnelProtocol, WaypointBinding, Workload,
         WorkloadL4, WorkloadType,
     },
 };
 use std::collections::HashSet;
-
-/// The cluster of a workload that names none.
-const CLUSTER: &str = "Kubernetes";
 
 pub(super) fn workloads(cx: &mut Cx<'_>, file: &File) -> Vec<Workload> {
     let policies: HashSet<(&str, &str)> = file.policies.iter().map(|policy| (&*policy.namespace, &*policy.name)).collect();

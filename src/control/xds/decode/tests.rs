@@ -1,0 +1,1 @@
+//! Messages in, resources of the model or reasons out.
