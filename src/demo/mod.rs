@@ -6,6 +6,7 @@
 
 mod apps;
 mod city;
+pub mod control_plane;
 mod report;
 mod socks;
 mod traffic;

@@ -338,6 +338,6 @@ pub(super) fn precedence(service: &Service) -> (bool, bool, &ServiceKey) {
 }
 
 /// Whether every label of a workload selector is there; an empty one selects nothing.
-pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
+pub fn selects(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(k, v)| labels.get(k) == Some(v))
 }

@@ -20,7 +20,7 @@ mod waypoint;
 
 pub use change::Change;
 pub use delta::{Changed, Delta};
-pub use directory::{Barred, Bound, Directory, Reach};
+pub use directory::{Barred, Bound, Directory, Reach, selects};
 pub use endpoints::{EndpointSet, Hop, InFlight, Upstream, UpstreamEndpoint, Upstreams};
 pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, Own, WaypointRoute};
 pub use plan::{BackendPlan, Backends, CompiledRules, Destination, DestinationKind, RetryPlan, RulePlan};
