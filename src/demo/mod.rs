@@ -7,6 +7,7 @@
 mod apps;
 mod city;
 pub mod control_plane;
+mod feed;
 mod report;
 mod socks;
 mod traffic;
@@ -37,7 +38,7 @@ pub async fn demo(command: DemoCommand) -> Result<(), AppError> {
     let log = telemetry::log::init(Some(&command.log), false);
     let scratch = Scratch::new().map_err(|e| AppError::Run(e.into()))?;
     let manifests = manifests(&command.manifests, scratch.path()).map_err(|e| AppError::Run(e.into()))?;
-    let mut city = City::start(&manifests, scratch.path(), log)?;
+    let mut city = City::start(&manifests, scratch.path(), command.control_plane, log).await?;
     say(&report::welcome(&city));
     let mut ended = std::pin::pin!(crate::runtime::signal::shutdown_requested());
     loop {

@@ -9,9 +9,14 @@ use std::{fmt::Write as _, time::Duration};
 /// Printed once, at the start.
 pub(super) fn welcome(city: &City) -> String {
     let workloads = city.workloads.len();
+    let through = city
+        .feed
+        .address()
+        .map(|at| format!(",\nof which a control plane at {at} tells the proxies; it signs their certificates, too"))
+        .unwrap_or_default();
     format!(
         "cairn demo: bookinfo on loopback. {workloads} workloads with certificates of their service accounts; one of them is the waypoint.\n\
-         Configured by the Kubernetes manifests in {}\n",
+         Configured by the Kubernetes manifests in {}{through}\n",
         city.manifests.display()
     )
 }

@@ -139,6 +139,10 @@ pub struct DemoCommand {
     /// Show one report and exit
     #[arg(long)]
     pub once: bool,
+    /// Put a control plane in the middle: proxies have mesh and certificates from it, as from istiod, not
+    /// from files
+    #[arg(long)]
+    pub control_plane: bool,
     /// The mesh to run
     #[arg(long, value_name = "DIR", default_value = "config/bookinfo")]
     pub manifests: PathBuf,
