@@ -22,6 +22,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
+use tonic::Code;
 
 /// While the control plane stays away, that is a warning so often, and detail in between.
 const REMIND: Duration = Duration::from_secs(60);
@@ -175,14 +176,9 @@ impl Client {
 
 /// Ends that are part of a server's life.
 fn is_reconnect(status: &tonic::Status) -> bool {
-    use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
-    match status.code() {
-        Unknown | Cancelled | DeadlineExceeded => true,
-        code => {
-            code == Unavailable
-                && ["transport is closing", "received prior goaway"].iter().any(|message| status.message().contains(message))
-        }
-    }
+    let has = |message: &str| status.message().contains(message);
+    matches!(status.code(), Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+        || (status.code() == Code::Unavailable && (has("transport is closing") || has("received prior goaway")))
 }
 
 /// Keeps the log readable while there is no control plane for hours.
@@ -196,5 +192,41 @@ impl Complaints {
             self.0 = Some(Instant::now());
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_that_are_part_of_a_servers_life_are_told_from_errors() {
+        let rows = [
+            (Code::Unknown, "h2 protocol error", true),
+            (Code::Cancelled, "", true),
+            (Code::DeadlineExceeded, "", true),
+            (Code::Unavailable, "transport is closing", true),
+            (Code::Unavailable, "closing transport due to: connection error, received prior goaway: code: NO_ERROR", true),
+            (Code::Unavailable, "no healthy upstream", false),
+            (Code::Unauthenticated, "transport is closing", false),
+            (Code::Internal, "", false),
+            (Code::OutOfRange, "too large", false),
+        ];
+        for (code, message, expected) in rows {
+            assert_eq!(is_reconnect(&tonic::Status::new(code, message)), expected, "{code:?} {message}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_that_stays_away_is_a_warning_now_and_then() {
+        let mut complaints = Complaints::default();
+        let mut due = Vec::new();
+        for second in 0..130 {
+            if complaints.is_due(second == 10) {
+                due.push(second);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(due, [0, 10, 70], "at first, when a stream was lost, and as a reminder");
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::transport::grpc::GrpcError;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::uri::PathAndQuery;
 use prost::DecodeError;
 use std::{
@@ -27,6 +27,9 @@ use tonic::{Extensions, Request, Status, Streaming, client::Grpc, metadata::Meta
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// What a message may take: a large mesh comes in one.
 const LONGEST: usize = 200 << 20;
+/// Requests that wait for the server to read them. It is not kept from sending unless it has so many to
+/// read: there is one for each of its responses, and one for all demands that come meanwhile.
+const QUEUE: usize = 64;
 /// How much of what was rejected the log tells.
 const LONGEST_LOG: usize = 4 << 10;
 
@@ -78,26 +81,24 @@ impl Client {
         let metadata = self.config.server.credentials.metadata().await?;
         let channel = self.config.server.connect().await?;
         let Opening { requests: first, mut untold } = self.opening().await?;
-        // What waits in it is bounded: an answer for each response, and each key that is demanded, once.
-        let (requests, outgoing) = mpsc::unbounded_channel();
-        let send = |request: Bytes| drop(requests.send(request));
-        first.into_iter().for_each(send);
+        let (requests, outgoing) = mpsc::channel(QUEUE);
         // A server may answer no sooner than it has something to say: demands go out before.
-        let mut responses = self.demanding(&send, open(channel, metadata, outgoing)).await.map_err(End::Failed)?;
+        let mut responses = self.demanding(&requests, open(channel, metadata, first, outgoing)).await.map_err(End::Failed)?;
         self.reporter.connected();
         self.asked.connected();
         tracing::info!(server = %self.config.server.address, "connected to the control plane");
-        while let Some(message) = self.demanding(&send, responses.message()).await.map_err(End::Failed)? {
-            let taken = self.demanding(&send, self.take(message, updates, delivered)).await?;
-            send(taken.answer);
+        while let Some(message) = self.demanding(&requests, responses.message()).await.map_err(End::Failed)? {
+            let taken = self.demanding(&requests, self.take(message, updates, delivered)).await?;
+            send(&requests, taken.answer).await;
             let Some(what) = taken.what else { continue };
             if taken.whole {
                 self.reporter.acknowledged(what);
             }
             if untold.contains(&what) {
                 untold.retain(|untold| *untold != what);
-                let unlisted = self.with_resources(move |resources| requests::unlisted(resources, what)).await?;
-                unlisted.into_iter().for_each(send);
+                for request in self.with_resources(move |resources| requests::unlisted(resources, what)).await? {
+                    send(&requests, request).await;
+                }
             }
         }
         Ok(())
@@ -110,13 +111,22 @@ impl Client {
     }
 
     /// Does `work`, and sends what is demanded in the meantime.
-    async fn demanding<F: Future>(&self, send: impl Fn(Bytes), work: F) -> F::Output {
+    async fn demanding<F: Future>(&self, requests: &mpsc::Sender<Bytes>, work: F) -> F::Output {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                changes = self.asked.changed() => send(requests::subscribe(&changes)),
+                () = self.send_demanded(requests) => {}
             }
+        }
+    }
+
+    /// Sends the next demands, all in one request. Cancel safe: they are not taken before they can be sent.
+    async fn send_demanded(&self, requests: &mpsc::Sender<Bytes>) {
+        match requests.reserve().await {
+            Ok(place) => place.send(requests::subscribe(&self.asked.changed().await)),
+            // The end of the stream is seen elsewhere.
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -163,11 +173,21 @@ struct Taken {
     answer: Bytes,
 }
 
+async fn send(requests: &mpsc::Sender<Bytes>, request: Bytes) {
+    // The end of the stream is seen elsewhere.
+    let _ = requests.send(request).await;
+}
+
 /// Calls the server. Ends with the first headers of its answer.
-async fn open(channel: Channel, metadata: MetadataMap, mut outgoing: mpsc::UnboundedReceiver<Bytes>) -> Result<Streaming<Bytes>, Status> {
+async fn open(
+    channel: Channel,
+    metadata: MetadataMap,
+    first: Vec<Bytes>,
+    mut outgoing: mpsc::Receiver<Bytes>,
+) -> Result<Streaming<Bytes>, Status> {
     let mut grpc = Grpc::new(channel).max_decoding_message_size(LONGEST);
     grpc.ready().await.map_err(|error| Status::unavailable(format!("the connection is gone: {error}")))?;
-    let requests = stream::poll_fn(move |cx| outgoing.poll_recv(cx));
+    let requests = stream::iter(first).chain(stream::poll_fn(move |cx| outgoing.poll_recv(cx)));
     let request = Request::from_parts(metadata, Extensions::default(), requests);
     Ok(grpc.streaming(request, PathAndQuery::from_static(METHOD), Raw).await?.into_inner())
 }

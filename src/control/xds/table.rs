@@ -59,10 +59,7 @@ impl Table {
         self.remove(name);
         let usual = other_spelling(name, &entry.key).is_none();
         self.unusual |= !usual;
-        let name = match &entry.key {
-            ResourceKey::Workload(uid) if usual => uid.clone(),
-            _ => Arc::from(name),
-        };
+        let name = if usual && let ResourceKey::Workload(uid) = &entry.key { uid.clone() } else { Arc::from(name) };
         self.entries.insert(name, Entry { stream: self.stream, ..entry });
     }
 

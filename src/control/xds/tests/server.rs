@@ -17,19 +17,22 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
+/// More than any test leaves unread.
+const QUEUE: usize = 4096;
+
 /// Listens; each stream that is opened is handed out.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) root_pem: String,
-    streams: mpsc::UnboundedReceiver<Stream>,
+    streams: mpsc::Receiver<Stream>,
     task: JoinHandle<()>,
 }
 
 /// A stream that a client has opened. When it is dropped, the answer ends as it stands, without trailers.
 pub(super) struct Stream {
     pub(super) headers: HeaderMap,
-    requests: mpsc::UnboundedReceiver<DeltaDiscoveryRequest>,
-    frames: mpsc::UnboundedSender<io::Result<Frame<Bytes>>>,
+    requests: mpsc::Receiver<DeltaDiscoveryRequest>,
+    frames: mpsc::Sender<io::Result<Frame<Bytes>>>,
 }
 
 impl Server {
@@ -43,7 +46,7 @@ impl Server {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (opened, streams) = mpsc::unbounded_channel();
+        let (opened, streams) = mpsc::channel(QUEUE);
         let task = tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), opened));
         Self { address, root_pem: cert.pem(), streams, task }
     }
@@ -97,7 +100,7 @@ impl Stream {
     }
 
     fn frame(&self, frame: io::Result<Frame<Bytes>>) {
-        self.frames.send(frame).expect("the client is gone");
+        self.frames.try_send(frame).expect("the client is gone");
     }
 }
 
@@ -110,7 +113,7 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, opened: mpsc::UnboundedSender<Stream>) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, opened: mpsc::Sender<Stream>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
@@ -126,19 +129,19 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, opened: mpsc::Unbo
 
 async fn serve(
     request: Request<Incoming>,
-    opened: mpsc::UnboundedSender<Stream>,
+    opened: mpsc::Sender<Stream>,
 ) -> Result<Response<impl http_body::Body<Data = Bytes, Error = io::Error>>, Infallible> {
     assert_eq!(request.uri().path(), "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources");
     let (parts, body) = request.into_parts();
-    let (received, requests) = mpsc::unbounded_channel();
+    let (received, requests) = mpsc::channel(QUEUE);
     tokio::spawn(receive(body, received));
-    let (frames, mut answer) = mpsc::unbounded_channel();
-    opened.send(Stream { headers: parts.headers, requests, frames }).unwrap();
+    let (frames, mut answer) = mpsc::channel(QUEUE);
+    opened.try_send(Stream { headers: parts.headers, requests, frames }).unwrap();
     let body = StreamBody::new(stream::poll_fn(move |cx| answer.poll_recv(cx)));
     Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
 }
 
-async fn receive(mut body: Incoming, received: mpsc::UnboundedSender<DeltaDiscoveryRequest>) {
+async fn receive(mut body: Incoming, received: mpsc::Sender<DeltaDiscoveryRequest>) {
     let mut buffer = BytesMut::new();
     while let Some(Ok(frame)) = body.frame().await {
         buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
@@ -149,7 +152,7 @@ async fn receive(mut body: Incoming, received: mpsc::UnboundedSender<DeltaDiscov
             }
             buffer.advance(5);
             let request = DeltaDiscoveryRequest::decode(buffer.split_to(length)).unwrap();
-            if received.send(request).is_err() {
+            if received.send(request).await.is_err() {
                 return;
             }
         }

@@ -9,7 +9,9 @@ use crate::{
     proto::discovery::DeltaDiscoveryRequest,
 };
 use grpc::{Credentials, Roots, Token};
-use std::time::Instant;
+use tokio::time::Instant;
+
+type Break = fn(Stream);
 
 async fn started(types: Types) -> (Server, Running) {
     let server = Server::start("localhost").await;
@@ -163,7 +165,7 @@ async fn a_new_stream_tells_what_is_in_force() {
 async fn a_stream_that_breaks_is_followed_by_another() {
     let (mut server, mut running) = started(ALL).await;
     let whole = framed(&response(ADDRESS, "n", vec![pod("a", "1")], &[]).encode_to_vec());
-    let breaks: [(&str, fn(Stream)); 4] = [
+    let breaks: [(&str, Break); 4] = [
         ("PermissionDenied", |stream| stream.end(7, "go away")),
         ("received prior goaway", |stream| stream.end(14, "received prior goaway")),
         ("", drop),
