@@ -233,7 +233,11 @@ impl Credentials {
             Token::File(path) => tokio::fs::read_to_string(path).await.map_err(|error| GrpcError::File(path.clone(), error))?,
             Token::Literal(token) => token.clone(),
         };
-        let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.trim()).parse().map_err(|_| GrpcError::Token)?;
+        let token = token.trim();
+        if token.is_empty() {
+            return Err(GrpcError::Token);
+        }
+        let mut bearer: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| GrpcError::Token)?;
         bearer.set_sensitive(true);
         metadata.insert("authorization", bearer);
         metadata.insert("clusterid", self.cluster.parse().map_err(|_| GrpcError::Token)?);
@@ -303,3 +307,8 @@ impl ServerCertVerifier for ServerVerifier {
         self.chain.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
