@@ -2,6 +2,7 @@
 
 mod gateway;
 mod pool;
+mod revocation;
 mod rotation;
 mod serving;
 mod streams;

@@ -224,6 +224,12 @@ impl WorkloadCert {
         &self.client
     }
 
+    /// With the leaf's private key.
+    #[cfg(test)]
+    pub(super) fn private_key(&self) -> &CertifiedKey {
+        self.parameters.key()
+    }
+
     /// For a certificate that `from_der` would refuse.
     #[cfg(test)]
     pub(super) fn replace_key(&mut self, key: CertifiedKey) {

@@ -1,4 +1,5 @@
 mod pki;
+mod policies;
 
 use super::*;
 use pki::{Pki, params};
