@@ -17,10 +17,12 @@ use crate::{
     transport::grpc::{Credentials, Roots, Server, Token},
 };
 use clap::{ArgAction::Set, Args};
-use http::{HeaderValue, Uri};
+use http::Uri;
 use rustls::pki_types::ServerName;
 use std::{path::PathBuf, time::Duration};
-use values::{Header, compliance_policy, header, header_of, json_metadata, metadata, roots, server_name, spiffe_socket, token};
+use values::{
+    Header, compliance_policy, header, header_of, header_value, json_metadata, metadata, roots, server_name, spiffe_socket, token,
+};
 
 /// The control plane, and certificates.
 #[derive(Debug, Clone, Args)]
@@ -247,13 +249,12 @@ impl ControlPlaneArgs {
             Some(token) => Some(token.clone()),
             None => Some(environment.token_file()).filter(|file| file.exists()).map(Token::File),
         };
-        let is_text = |token: &str| HeaderValue::from_str(token.trim()).is_ok_and(|value| value.to_str().is_ok());
-        if matches!(&token, Some(Token::Literal(token)) if !is_text(token)) {
+        if matches!(&token, Some(Token::Literal(token)) if header_value(token.trim()).is_err()) {
             let name = if facts.given.has(AUTH_TOKEN.1) { "--auth-token" } else { AUTH_TOKEN.0 };
             return Err(UsageError::wrong(format!("{name}: not a text that a header can hold")));
         }
         let cluster = facts.pod.cluster_id.clone();
-        if HeaderValue::from_str(&cluster).is_err() {
+        if header_value(&cluster).is_err() {
             return Err(UsageError::wrong(format!("CLUSTER_ID={cluster:?} (--cluster-id): not a text that a header can hold")));
         }
         Ok(Server {
@@ -325,7 +326,8 @@ fn own_identity(facts: &Facts<'_>) -> Result<Option<Identity>, UsageError> {
         let missing = missing.join(" and ");
         return Err(UsageError::wrong(format!("a CA must be told for whom the certificate is: {missing} not set")));
     };
-    Identity::new(&facts.names.trust_domain, namespace, account).map(Some).map_err(|error| UsageError::wrong(error.to_string()))
+    let wrong = |error| UsageError::wrong(format!("TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: {error}"));
+    Identity::new(&facts.names.trust_domain, namespace, account).map(Some).map_err(wrong)
 }
 
 /// Which of these are set, as the operator wrote them.

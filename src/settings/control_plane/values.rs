@@ -125,9 +125,15 @@ pub(super) fn header_of(name: &str, value: &str) -> Result<Header, String> {
     if known.as_str().ends_with("-bin") {
         return Err(format!("{known} is a header of bytes, which a text cannot be"));
     }
-    let mut value = HeaderValue::from_str(value).map_err(|_| "not a text that a header can hold".to_owned())?;
+    let mut value = header_value(value)?;
     value.set_sensitive(true);
     Ok((known, value))
+}
+
+/// ASCII that can be seen, and blanks: gRPC has no other texts in headers.
+pub(super) fn header_value(text: &str) -> Result<HeaderValue, String> {
+    let value = HeaderValue::from_str(text).ok().filter(|value| value.to_str().is_ok());
+    value.ok_or_else(|| "not a text that a header can hold".to_owned())
 }
 
 /// Metadata that have a setting of their own, and its flag. Said twice, they could differ.

@@ -169,6 +169,7 @@ fn headers_of_variables_and_flags_come_together() {
         ("XDS_HEADER_a b", "x", "\"a b\" is not the name of a header"),
         ("XDS_HEADER_", "x", "\"\" is not the name of a header"),
         ("CA_HEADER_a", "x\ny", "not a text that a header can hold"),
+        ("CA_HEADER_a", "\u{e9}", "not a text that a header can hold"),
         ("CA_HEADER_a-bin", "x", "a-bin is a header of bytes, which a text cannot be"),
     ] {
         assert_eq!(control(&[], &[(variable, value)]).unwrap_err(), format!("{variable}: {reason}"));

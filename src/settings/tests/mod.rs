@@ -30,6 +30,9 @@ const STOCK: [(&str, &str); 13] = [
     ("ISTIO_META_ENABLE_HBONE", "true"),
 ];
 
+/// Variables with their values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().copied().collect::<Environment>().in_directory("/no/such/directory")
 }
@@ -80,7 +83,9 @@ fn wrong_values_are_refused() {
 fn help_names_the_variables() {
     let Err(UsageError::Arguments(help)) = Cli::read(["cairn", "ztunnel", "--help"], &environment(&LOCAL)) else { panic!("help") };
     let help = help.to_string();
-    for name in ["PACKET_MARK", "INPOD_UDS", "LOCAL_XDS_PATH", "KEEPALIVE_TIME", "RUST_LOG"] {
+    for name in
+        ["PACKET_MARK", "INPOD_UDS", "LOCAL_XDS_PATH", "KEEPALIVE_TIME", "RUST_LOG", "XDS_ADDRESS", "AUTH_TOKEN", "XDS_HEADER_<NAME>"]
+    {
         assert!(help.contains(&format!("[env: {name}]")), "{name}");
     }
 }

@@ -67,7 +67,7 @@ fn a_ztunnel_has_one_mesh_and_one_source_of_certificates() {
 
 #[test]
 fn what_contradicts_itself_or_leaves_nothing_is_refused() {
-    let rows: [(&[&str], &[(&str, &str)], &str); 9] = [
+    let rows: [(&[&str], Variables<'_>, &str); 9] = [
         (
             &["--xds-address=a", "--manifests=m"],
             &[],
@@ -154,12 +154,15 @@ fn a_waypoint_takes_the_mesh_from_manifests_or_a_control_plane_or_both() {
 fn a_waypoint_without_mesh_certificates_or_a_name_is_refused() {
     let off = [KUBERNETES, NO_XDS];
     let only_pod = [KUBERNETES, POD[0], POD[1]];
-    let rows: [(&[&str], &[(&str, &str)], &str); 6] = [
+    let stock = [KUBERNETES, POD[0], POD[1], POD[2]];
+    let rows: [(&[&str], Variables<'_>, &str); 8] = [
         (&[], &POD, "no mesh: give --manifests (CAIRN_MANIFESTS), or the address of a control plane by --xds-address (XDS_ADDRESS)"),
         (&[], &off, "no mesh: give --manifests"),
         (&["--manifests=m"], &POD, "no certificates: "),
         (&["--identity-dir=i"], &[KUBERNETES], "who asks: POD_NAME (--pod-name) and POD_NAMESPACE (--pod-namespace) not set"),
         (&[], &only_pod, "a CA must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set"),
+        (&["--trust-domain=a/b"], &stock, "TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: "),
+        (&["--cluster-id=\u{e9}"], &stock, "(--cluster-id): not a text that a header can hold"),
         (&["--manifests=m"], &[("CA_ADDR", "ca")], "POD_NAMESPACE (--pod-namespace) and SERVICE_ACCOUNT (--service-account) not set"),
     ];
     for (flags, variables, says) in rows {

@@ -213,7 +213,7 @@ fn mesh_configuration_is_read_as_a_ztunnel_does() {
 
 #[test]
 fn threads_of_a_waypoint_follow_the_limit_unless_told() {
-    let rows: [(&[(&str, &str)], Option<usize>); 6] = [
+    let rows: [(Variables<'_>, Option<usize>); 6] = [
         (&[("ISTIO_CPU_LIMIT", "")], Some(2)),
         (&[("ISTIO_CPU_LIMIT", "500m")], Some(1)),
         (&[("ISTIO_CPU_LIMIT", "8"), ("CAIRN_WORKER_THREADS", "25%")], Some(2)),
