@@ -86,6 +86,7 @@ fn source(manifests: &Path) -> manifest::Config {
         trust_domain: TRUST_DOMAIN.into(),
         root_namespace: ROOT_NAMESPACE.into(),
         lenient: false,
+        owns: manifest::Owns::Everything,
     }
 }
 

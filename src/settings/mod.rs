@@ -226,6 +226,7 @@ impl NameArgs {
             trust_domain: self.trust_domain.clone(),
             root_namespace: self.root_namespace.clone(),
             lenient,
+            owns: manifest::Owns::Everything,
         }
     }
 }
