@@ -329,6 +329,7 @@ mod tests {
             trust_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
             lenient: false,
+            owns: manifest::Owns::Everything,
         })
         .unwrap()
     }

@@ -9,7 +9,7 @@ mod routes;
 mod tests;
 
 use crate::{
-    control::manifest::{Config, Loaded, Located, load},
+    control::manifest::{Config, Loaded, Located, Owns, load},
     model::{Finding, Mesh, ResourceId, Severity},
 };
 use std::io::{self, Write};
@@ -27,22 +27,24 @@ pub enum Output {
 }
 
 /// Warns of what is legal but surely wrong. `root_namespace` is the one whose policies hold for the
-/// whole mesh.
-pub fn lint(mesh: &Mesh, root_namespace: &str) -> Vec<Finding> {
+/// whole mesh. What manifests do not own is not missed in them.
+pub fn lint(mesh: &Mesh, root_namespace: &str, owns: Owns) -> Vec<Finding> {
     let mut findings = Vec::new();
     routes::lint(mesh, &mut findings);
     backends::lint(mesh, &mut findings);
-    policies::lint(mesh, root_namespace, &mut findings);
-    bindings::lint(mesh, &mut findings);
+    if owns == Owns::Everything {
+        policies::lint(mesh, root_namespace, &mut findings);
+        bindings::lint(mesh, &mut findings);
+    }
     findings
 }
 
 /// Reads manifests once and finds all that is wrong or probably wrong with them.
 pub fn report(config: Config) -> Vec<Located> {
-    let root_namespace = config.root_namespace.clone();
+    let (root_namespace, owns) = (config.root_namespace.clone(), config.owns);
     // Leniently, so that resources with broken references are judged as well.
     let Loaded { mesh, mut findings, source } = load(Config { lenient: true, ..config });
-    findings.extend(source.locate(lint(&mesh, &root_namespace)));
+    findings.extend(source.locate(lint(&mesh, &root_namespace, owns)));
     findings.sort();
     findings.dedup();
     findings

@@ -39,6 +39,7 @@ fn exists(mesh: &Mesh, reference: &TargetRef) -> bool {
     match reference {
         TargetRef::Gateway(name) => mesh.waypoints.get(name).is_some_and(|w| w.is_usable()),
         TargetRef::Service(key) => mesh.services.contains_key(key),
+        TargetRef::ServiceEntry(name) => mesh.services.values().any(|s| s.entry() == Some(name)),
         TargetRef::GatewayClass(class) => mesh.waypoints.values().any(|w| w.class == *class && w.is_usable()),
     }
 }
@@ -47,6 +48,7 @@ fn words(reference: &TargetRef) -> String {
     match reference {
         TargetRef::Gateway(name) => format!("waypoint {name}"),
         TargetRef::Service(key) => format!("service {key}"),
+        TargetRef::ServiceEntry(name) => format!("ServiceEntry {name}"),
         TargetRef::GatewayClass(class) => format!("waypoint of class {class}"),
     }
 }

@@ -45,6 +45,7 @@ fn weights(route: &Arc<HttpRoute>, findings: &mut Vec<Finding>) {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Group<'m> {
     Service(&'m ServiceKey),
+    ServiceEntry(&'m crate::model::ResourceName),
     ServiceAccount(&'m crate::model::ResourceName),
     Gateway(&'m crate::model::ResourceName),
 }
@@ -52,6 +53,7 @@ enum Group<'m> {
 fn group(parent: &Parent) -> (Group<'_>, Option<u16>) {
     match parent {
         Parent::Service { service, port } => (Group::Service(service), *port),
+        Parent::ServiceEntry { entry, port } => (Group::ServiceEntry(entry), *port),
         Parent::ServiceAccount(name) => (Group::ServiceAccount(name), None),
         Parent::Gateway(name) => (Group::Gateway(name), None),
     }

@@ -1,7 +1,11 @@
 use super::*;
-use crate::control::manifest::Config;
+use crate::control::manifest::{Config, Owns};
 
 fn check(text: &str) -> Vec<Located> {
+    check_owning(Owns::Everything, text)
+}
+
+fn check_owning(owns: Owns, text: &str) -> Vec<Located> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("m.yaml"), text).unwrap();
     let findings = report(Config {
@@ -10,6 +14,7 @@ fn check(text: &str) -> Vec<Located> {
         trust_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         lenient: false,
+        owns,
     });
     let name = |f: Located| Located { file: "m.yaml".into(), ..f };
     findings.into_iter().map(name).collect()
@@ -153,6 +158,17 @@ fn policies_that_target_nothing_are_told() {
     ];
     for (spec, expected) in rows {
         assert_eq!(texts(&policy(spec)), expected.into_iter().collect::<Vec<_>>(), "{spec}");
+    }
+}
+
+#[test]
+fn what_manifests_do_not_own_is_not_missed_in_them() {
+    let targets = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  targetRefs: [{kind: Service, name: z}]\n";
+    let selects = targets.replace("targetRefs: [{kind: Service, name: z}]", "selector: {matchLabels: {app: z}}");
+    let leads = route("  - backendRefs: [{name: a, port: 80}]\n");
+    for text in [targets, &selects, &leads] {
+        assert_eq!(check_owning(Owns::Policy, text).iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new(), "{text}");
+        assert_ne!(texts(text), Vec::<String>::new(), "{text}");
     }
 }
 

@@ -95,6 +95,7 @@ pub(super) fn source(manifests: &Path) -> manifest::Config {
         trust_domain: TRUST_DOMAIN.into(),
         root_namespace: ROOT_NAMESPACE.into(),
         lenient: false,
+        owns: manifest::Owns::Everything,
     }
 }
 

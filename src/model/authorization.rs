@@ -57,6 +57,8 @@ pub enum TargetRef {
     Gateway(ResourceName),
     /// One service, whether from a Service or a ServiceEntry.
     Service(ServiceKey),
+    /// All hosts of a ServiceEntry whose hosts are not known where the policy was read.
+    ServiceEntry(ResourceName),
     /// Every waypoint of a class; only from the root namespace.
     GatewayClass(Name),
 }

@@ -29,6 +29,14 @@ pub enum Parent {
         /// Only this port.
         port: Option<u16>,
     },
+    /// All hosts of a ServiceEntry whose hosts are not known where the route was read, perhaps one port
+    /// of each.
+    ServiceEntry {
+        /// The ServiceEntry.
+        entry: ResourceName,
+        /// Only this port.
+        port: Option<u16>,
+    },
     /// A service account: requests for workloads that run as it.
     ServiceAccount(ResourceName),
     /// A waypoint's Gateway: everything it serves.

@@ -1,6 +1,6 @@
 //! Services: names and virtual addresses for groups of workloads.
 
-use super::{Labels, Name, ResourceId, ServiceKey, ServiceL4, WaypointBinding};
+use super::{Kind, Labels, Name, ResourceId, ResourceName, ServiceKey, ServiceL4, WaypointBinding};
 use std::net::IpAddr;
 
 /// A Kubernetes Service, or one host of a ServiceEntry.
@@ -29,6 +29,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// The ServiceEntry of which it is a host.
+    pub fn entry(&self) -> Option<&ResourceName> {
+        (self.source.kind == Kind::ServiceEntry).then_some(&self.source.name)
+    }
+
     /// The declared port with this number.
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == port)

@@ -221,6 +221,7 @@ impl NameArgs {
             trust_domain: self.trust_domain.clone(),
             root_namespace: self.root_namespace.clone(),
             lenient,
+            owns: manifest::Owns::Everything,
         }
     }
 }

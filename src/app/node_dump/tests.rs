@@ -22,6 +22,7 @@ async fn dumped(certificates: &[CertStatus], pods: Option<&BTreeMap<Name, PodSta
         trust_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         lenient: false,
+        owns: manifest::Owns::Everything,
     };
     let (_trigger, watch) = drain::new();
     let own = Own::Workloads(["Kubernetes//Pod/shop/cart-1".into()].into());

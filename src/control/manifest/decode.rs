@@ -1,7 +1,7 @@
 //! From one YAML object to resources of the model: which kind it is, and what all kinds share.
 
 use super::{
-    Config, core, gateway, pod, policy, route, service_entry, workload_entry,
+    Config, Owns, core, gateway, pod, policy, route, service_entry, workload_entry,
     yaml::{self, Node, Position, Value},
 };
 use crate::control::typed::{Typed, typed};
@@ -167,7 +167,12 @@ fn object(config: &Config, node: &Node, api_version: &str, kind_word: &str) -> O
     if kind != Kind::Namespace {
         check_name(&mut cx, "metadata.namespace", &namespace, true);
     }
-    let outcome = if known_version { decode_kind(kind, &mut cx) } else { None };
+    let mut outcome = if known_version { decode_kind(kind, &mut cx) } else { None };
+    if !config.owns.includes(kind) {
+        let at = cx.node.at;
+        cx.push(Severity::Warning, at, "", "this kind comes from the control plane; the manifest has no effect");
+        outcome = outcome.map(|_| Outcome::Resources(Vec::new()));
+    }
     finish(kind, cx, outcome)
 }
 
@@ -212,6 +217,21 @@ fn finish(kind: Kind, cx: Cx<'_>, outcome: Option<Outcome>) -> Object {
     Object::Ours(Box::new(decoded))
 }
 
+/// What manifests can answer of what is asked of other resources; what the control plane owns is not
+/// theirs to miss.
+fn answerable(owns: Owns, referent: Referent) -> Option<Referent> {
+    match (owns, referent) {
+        (Owns::Everything, referent) => Some(referent),
+        // The workload API numbers ports and does not name them.
+        (Owns::Policy, Referent::Section { section, .. }) => Some(Referent::Never(format!(
+            "port {section:?} is not known by name: services come from the control plane; refer to it by port"
+        ))),
+        (Owns::Policy, referent @ (Referent::Parent { .. } | Referent::Never(_))) => Some(referent),
+        (Owns::Policy, Referent::Service { .. } | Referent::ServiceEntry { .. } | Referent::Hostname { .. }) => None,
+        (Owns::Policy, Referent::Waypoint { .. } | Referent::Vip { .. }) => None,
+    }
+}
+
 /// What a kind's decoder yields; `None` when the object does not even have the right shape.
 pub(super) enum Outcome {
     /// The resources; perhaps none.
@@ -251,7 +271,9 @@ impl<'a> Cx<'a> {
 
     /// Another resource must provide something for this field.
     pub(super) fn refer(&mut self, field: &str, referent: Referent) {
-        self.references.push(Reference { at: yaml::locate(self.node, field), field: field.to_owned(), referent });
+        if let Some(referent) = answerable(self.config.owns, referent) {
+            self.references.push(Reference { at: yaml::locate(self.node, field), field: field.to_owned(), referent });
+        }
     }
 
     /// Whether there was an error.

@@ -36,4 +36,4 @@ mod tests;
 use super::{documents, yaml};
 pub use super::{documents::parse_document, located::Located};
 pub use route::parse_duration;
-pub use source::{Batch, Config, Loaded, ManifestSource, load};
+pub use source::{Batch, Config, Loaded, ManifestSource, Owns, load};

@@ -1,6 +1,7 @@
 //! Decodes AuthorizationPolicy: what it governs, what it does, and (in `policy_rules`) when.
 
 use super::{
+    Owns,
     decode::{Cx, Outcome, Referent, annotation, labels},
     istio::{Object, PolicyAction, PolicySpec, PolicyTargetRef, PolicyTargets},
     policy_rules,
@@ -101,6 +102,7 @@ fn target_ref(cx: &mut Cx<'_>, field: &str, reference: &PolicyTargetRef) -> Opti
     match (reference.group.as_str(), reference.kind.as_str()) {
         ("gateway.networking.k8s.io", "Gateway") => Some(TargetRef::Gateway(name)),
         ("" | "core", "Service") => Some(TargetRef::Service(cx.service_key(&namespace, &reference.name))),
+        ("networking.istio.io", "ServiceEntry") if cx.config.owns == Owns::Policy => Some(TargetRef::ServiceEntry(name)),
         ("networking.istio.io", "ServiceEntry") => {
             cx.refer(&format!("{field}.name"), Referent::ServiceEntry { entry: name, port: None });
             None

@@ -5,7 +5,7 @@
 //! every round: there, time makes a difference.
 
 use super::{
-    Located,
+    Located, Owns,
     decode::{Decoded, Issue, Object, Version},
     file::ManifestFile,
     ledger::{Files, Good, Ledger, Record, Slot},
@@ -73,8 +73,8 @@ struct Round<'f> {
 }
 
 impl Reconciler {
-    pub(super) fn new(lenient: bool) -> Self {
-        Self { lenient, ..Self::default() }
+    pub(super) fn new(lenient: bool, owns: Owns) -> Self {
+        Self { lenient, index: Index::new(owns), ..Self::default() }
     }
 
     /// Judges what changed and tells what is to be done.

@@ -1,6 +1,7 @@
 //! Decodes HTTPRoute and holds it to the rules that the API server would (CEL, ranges, list sizes).
 
 use super::{
+    Owns,
     decode::{Cx, Outcome, Referent},
     filters::{self, Place},
     matches,
@@ -108,6 +109,9 @@ fn parent(cx: &mut Cx<'_>, field: &str, reference: &HttpRouteParentRefs) -> Opti
         ("networking.istio.io", "ServiceEntry") => {
             if reference.section_name.is_some() {
                 cx.error(&format!("{field}.sectionName"), "not implemented: sectionName of a ServiceEntry");
+            }
+            if cx.config.owns == Owns::Policy {
+                return Some(Parent::ServiceEntry { entry: name, port });
             }
             cx.refer(&format!("{field}.name"), Referent::ServiceEntry { entry: name, port });
             None

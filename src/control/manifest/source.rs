@@ -9,7 +9,7 @@ use super::{
     watch::{Finished, Watch},
 };
 use crate::{
-    model::{Finding, Mesh},
+    model::{Finding, Kind, Mesh},
     state::Change,
 };
 use std::{
@@ -53,6 +53,32 @@ pub struct Config {
     pub root_namespace: String,
     /// Serve what has broken references, too, as the Gateway API says: with errors for their share.
     pub lenient: bool,
+    /// What they decide on.
+    pub owns: Owns,
+}
+
+/// Which kinds of resources manifests decide on. Every kind has one owner: nothing is merged, and no
+/// order of arrival decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Owns {
+    /// All kinds.
+    #[default]
+    Everything,
+    /// Gateways, routes, policies, and namespaces. Services and workloads, with their endpoints and
+    /// bindings, come from a control plane: manifests of them are read for errors only, and references
+    /// to them are not held against anything. Of a namespace only its labels count, where a Gateway's
+    /// listener selects by them whose routes may attach; that it is bound to a waypoint has no effect.
+    Policy,
+}
+
+impl Owns {
+    /// Whether manifests decide on this kind.
+    pub fn includes(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Namespace | Kind::Gateway | Kind::HttpRoute | Kind::AuthorizationPolicy => true,
+            Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::ServiceEntry | Kind::WorkloadEntry => self == Self::Everything,
+        }
+    }
 }
 
 /// What one look at the files yields. To be applied as a whole.
@@ -99,7 +125,7 @@ pub struct ManifestSource {
 impl ManifestSource {
     /// A source that has not looked at anything yet.
     pub fn new(config: Config) -> Self {
-        let reconciler = Reconciler::new(config.lenient);
+        let reconciler = Reconciler::new(config.lenient, config.owns);
         Self {
             config,
             files: BTreeMap::new(),

@@ -4,6 +4,7 @@ mod istio_kinds;
 mod kube_kinds;
 mod last_good;
 mod oracle;
+mod owns;
 mod pieces;
 mod policies;
 mod rounds;
@@ -12,7 +13,7 @@ mod running;
 mod watching;
 mod yaml_files;
 
-use super::{Batch, Config, ManifestSource, load};
+use super::{Batch, Config, ManifestSource, Owns, load};
 use crate::{
     model::{Mesh, Resource, ResourceKey},
     state::Change,
@@ -72,6 +73,7 @@ impl Dir {
             trust_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
             lenient: false,
+            owns: Owns::Everything,
         }
     }
 

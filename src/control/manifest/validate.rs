@@ -1,6 +1,9 @@
 //! References between resources, held against the whole candidate mesh.
 
-use super::decode::{Reference, Referent, Version};
+use super::{
+    Owns,
+    decode::{Reference, Referent, Version},
+};
 use crate::model::{
     Hostname, Kind, Name, NamespaceInfo, Parent, PolicyTarget, Resource, ResourceName, Service, ServiceKey, TargetRef, Waypoint,
 };
@@ -20,6 +23,7 @@ pub(super) type Target = u64;
 /// What references can lead to, kept up to date version by version.
 #[derive(Debug, Default)]
 pub(super) struct Index {
+    owns: Owns,
     /// In the order of their sources: the last counts.
     services: HashMap<ServiceKey, Vec<Arc<Service>>>,
     hostnames: HashMap<Hostname, Vec<Arc<Service>>>,
@@ -74,6 +78,11 @@ pub(super) fn are_open(references: &[Reference]) -> bool {
 }
 
 impl Index {
+    /// An empty one of manifests that decide on these kinds.
+    pub(super) fn new(owns: Owns) -> Self {
+        Self { owns, ..Self::default() }
+    }
+
     /// Takes in what a version provides.
     pub(super) fn insert(&mut self, version: &Arc<Version>) {
         for resource in &version.resources {
@@ -218,8 +227,10 @@ impl Index {
 
     fn gateway_problem(&self, gateway: &ResourceName, from: &Name, word: &str) -> Option<String> {
         let Some(waypoint) = self.waypoints.get(gateway) else {
-            // Another controller's Gateway: whether it fits is not ours to judge.
-            return (!self.foreign_gateways.contains_key(gateway)).then(|| format!("{word} {gateway} does not exist"));
+            // Another controller's Gateway: whether it fits is not ours to judge. Nor whether one that is not here is
+            // somewhere else, when a control plane says what is bound to which waypoint.
+            let is_missing = self.owns == Owns::Everything && !self.foreign_gateways.contains_key(gateway);
+            return is_missing.then(|| format!("{word} {gateway} does not exist"));
         };
         let admits = waypoint.admits(from, self.namespaces.get(from).map(|namespace| &**namespace));
         (!admits).then(|| format!("{word} {gateway} does not allow namespace {from}"))

@@ -285,6 +285,40 @@ fn a_new_policy_or_route_reaches_workloads_whatever_the_gateway_is_for() {
 }
 
 #[test]
+fn routes_and_policies_for_a_service_entry_hold_for_all_its_hosts() {
+    let entry = ResourceName::new("app", "e");
+    let host = |name: &str, kind, n| {
+        let key = ServiceKey { namespace: "app".into(), hostname: Hostname::new(&format!("{name}.example")) };
+        bound(Service { source: ResourceId::new(kind, "app", "e"), key, ..service("app", "e", n) }, here())
+    };
+    let parent = |port| Parent::ServiceEntry { entry: entry.clone(), port };
+    let to = key("app", "a");
+    let late = |name: &str, n| host(name, Kind::ServiceEntry, n);
+    let mut store = placed([late("one", 1), host("service", Kind::Service, 3), bound(service("app", "a", 4), here())]);
+    upsert(&mut store, Resource::from(deny("app", "p", refs(TargetRef::ServiceEntry(entry.clone())), 1)));
+    // Of another namespace: not for it.
+    upsert(&mut store, Resource::from(deny("other", "p", refs(TargetRef::ServiceEntry(entry.clone())), 1)));
+    upsert(&mut store, Resource::from(route("app", "r", parent(None), &[("/", &to)])));
+    upsert(&mut store, Resource::from(route("app", "s", parent(Some(81)), &[("/other", &to)])));
+    upsert(&mut store, late("two", 2));
+    let snapshot = store.handle().load();
+    for (n, want) in [(1, true), (2, true), (3, false), (4, false)] {
+        let destination = served(&snapshot, vip(n)).unwrap();
+        let rules = destination.routes.as_ref().map_or(0, |table| table.iter().count());
+        assert_eq!((is_denied(&destination), destination.http_rules.len(), rules), (want, want.into(), want.into()), "{n}");
+    }
+    store.apply([
+        Change::Remove(ResourceKey::Policy(ResourceName::new("app", "p"))),
+        Change::Remove(ResourceKey::Route(ResourceName::new("app", "r"))),
+    ]);
+    let snapshot = store.handle().load();
+    for n in [1, 2] {
+        let destination = served(&snapshot, vip(n)).unwrap();
+        assert!(!is_denied(&destination) && destination.routes.is_none(), "{n}");
+    }
+}
+
+#[test]
 fn an_address_in_a_range_belongs_to_the_service_with_the_longest_prefix() {
     let ranged = |name: &str, ranges: &[&str], place| {
         let l4 = ServiceL4 { ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(), ..ServiceL4::default() };

@@ -145,10 +145,15 @@ fn some_port(rng: &mut Rng) -> ServicePort {
 fn some_parent(rng: &mut Rng) -> Parent {
     match rng.u8(..6) {
         0 => Parent::Gateway(some_gateway(rng)),
+        3 => Parent::ServiceEntry { entry: some_entry(rng), port: one_of(rng, &[None, Some(80)]) },
         1 => Parent::ServiceAccount(ResourceName::new(one_of(rng, &NAMESPACES), one_of(rng, &NAMES))),
         2 => Parent::Service { service: some_key(rng), port: Some(80) },
         _ => on_service(&some_key(rng)),
     }
+}
+
+fn some_entry(rng: &mut Rng) -> ResourceName {
+    ResourceName::new(one_of(rng, &NAMESPACES), one_of(rng, &NAMES))
 }
 
 fn some_backend(rng: &mut Rng) -> BackendRef {
@@ -161,8 +166,9 @@ fn some_backend(rng: &mut Rng) -> BackendRef {
 }
 
 fn some_target(rng: &mut Rng) -> PolicyTarget {
-    match rng.u8(..11) {
+    match rng.u8(..12) {
         0 => PolicyTarget::Unknown,
+        11 => refs(TargetRef::ServiceEntry(some_entry(rng))),
         8 => PolicyTarget::Mesh,
         9 | 10 => PolicyTarget::Listed,
         1 => PolicyTarget::Namespace,
@@ -412,7 +418,9 @@ fn told_by_a_control_plane(resource: Resource) -> Resource {
     match resource {
         Resource::Service(s) => Resource::from(Service { waypoint: place(&s.waypoint), ..(*s).clone() }),
         Resource::Workload(w) => Resource::from(Workload { waypoint: place(&w.waypoint), ..(*w).clone() }),
-        other => other,
+        other @ (Resource::Namespace(_) | Resource::Endpoints(_) | Resource::Waypoint(_) | Resource::Route(_) | Resource::Policy(_)) => {
+            other
+        }
     }
 }
 
@@ -476,9 +484,9 @@ proptest! {
 
     #[test]
     fn a_waypoint_that_a_control_plane_places_compiled_step_by_step_is_as_compiled_anew(batches in batches(), has_gateway: bool) {
-        let told = |resource| match resource {
-            Resource::Waypoint(_) if !has_gateway => None,
-            resource => Some(told_by_a_control_plane(resource)),
+        let told = |resource| {
+            let is_told = has_gateway || !matches!(resource, Resource::Waypoint(_));
+            is_told.then(|| told_by_a_control_plane(resource))
         };
         // The instance is now and then among the workloads.
         let view = || ControlPlaneView { instance_ip: Some(pod_address(4)), ..view() };

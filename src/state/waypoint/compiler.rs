@@ -147,7 +147,7 @@ impl Compile for WaypointCompiler {
         match resource {
             Resource::Route(route) => route.parents.iter().any(|parent| match parent {
                 Parent::Gateway(name) => *name == self.gateway,
-                Parent::Service { .. } | Parent::ServiceAccount(_) => true,
+                Parent::Service { .. } | Parent::ServiceEntry { .. } | Parent::ServiceAccount(_) => true,
             }),
             Resource::Policy(policy) => !self.policies.governed(policy).is_empty(),
             Resource::Namespace(_) | Resource::Service(_) | Resource::Endpoints(_) | Resource::Workload(_) | Resource::Waypoint(_) => true,
@@ -190,13 +190,14 @@ impl WaypointCompiler {
         }
         let mut everything = false;
         for route in self.changed_routes(delta) {
-            everything |= self.attached(route, &mut dirty);
+            everything |= self.attached(route, directory, &mut dirty);
         }
         for policy in delta.policies.iter().flat_map(|changed| changed.each()) {
             for governed in self.policies.governed(policy) {
                 match governed {
                     Governed::Everything => everything = true,
                     Governed::Service(key) => drop(dirty.services.insert(key.clone())),
+                    Governed::Entry(entry) => dirty.services.extend(hosts(directory, entry)),
                     Governed::Namespace(name) => self.served_in(directory, name, &mut dirty),
                 }
             }
@@ -241,11 +242,12 @@ impl WaypointCompiler {
     }
 
     /// Notes what a route is attached to; whether that is everything.
-    fn attached(&self, route: &HttpRoute, dirty: &mut Dirty) -> bool {
+    fn attached(&self, route: &HttpRoute, directory: &Directory, dirty: &mut Dirty) -> bool {
         let mut everything = false;
         for parent in &route.parents {
             match parent {
                 Parent::Service { service, .. } => drop(dirty.services.insert(service.clone())),
+                Parent::ServiceEntry { entry, .. } => dirty.services.extend(hosts(directory, entry)),
                 Parent::ServiceAccount(account) => {
                     let running = self.services.iter().filter(|(_, served)| served.account.as_ref() == Some(account));
                     dirty.services.extend(running.map(|(key, _)| key.clone()));
@@ -264,6 +266,11 @@ fn bound_by(directory: &Directory, namespace: &Name, dirty: &mut Dirty) {
     dirty.services.extend(directory.services_in(namespace).map(|s| s.key.clone()));
     let workloads = directory.mesh().workloads.values().filter(|w| w.namespace == *namespace);
     dirty.addresses.extend(workloads.flat_map(|w| &w.addresses).map(IpAddr::to_canonical));
+}
+
+/// The hosts of a ServiceEntry.
+fn hosts(directory: &Directory, entry: &ResourceName) -> impl Iterator<Item = ServiceKey> {
+    directory.services_in(&entry.namespace).filter(|service| service.entry() == Some(entry)).map(|service| service.key.clone())
 }
 
 /// What of a service decides which upstreams there are.
@@ -364,7 +371,7 @@ impl Run<'_> {
 
     fn serve(&mut self, service: &Arc<Service>) -> Served {
         let key = &service.key;
-        let policies = self.compiler.policies.applying(self.waypoint, Some(key), &key.namespace);
+        let policies = self.compiler.policies.applying(self.waypoint, Some(service), &key.namespace);
         let rules = self.compiler.sets.acquire(&policies);
         let account = self.service_account(service);
         let claimed = service.vips.iter().map(IpAddr::to_canonical);
@@ -374,7 +381,7 @@ impl Run<'_> {
         for port in &service.ports {
             let upstream = self.compiler.upstreams.acquire(self.directory, key, port.port).expect("the port is declared");
             upstreams.push(upstream.clone());
-            let routes = self.routes(Some((key, port.port)), account.as_ref());
+            let routes = self.routes(Some((service, port.port)), account.as_ref());
             // Of several declarations of one port the last one counts.
             ports.retain(|other| other.address.port() != port.port);
             ports.push(Destination {
@@ -442,9 +449,9 @@ impl Run<'_> {
     }
 
     /// The routes of the narrowest scope that has any.
-    fn routes(&mut self, service: Option<(&ServiceKey, u16)>, account: Option<&ResourceName>) -> Option<(TableKey, Table)> {
+    fn routes(&mut self, service: Option<(&Service, u16)>, account: Option<&ResourceName>) -> Option<(TableKey, Table)> {
         let routes = &self.compiler.routes;
-        let of_service = service.map(|(key, port)| routes.of_service(key, port)).filter(|routes| !routes.is_empty());
+        let of_service = service.map(|(service, port)| routes.of_service(service, port)).filter(|routes| !routes.is_empty());
         let key = of_service.map(|routes| TableKey { routes, of_service: true }).or_else(|| {
             let of_account = account.map(|account| routes.of_account(account)).filter(|routes| !routes.is_empty());
             let routes = of_account.unwrap_or_else(|| routes.of_gateway());

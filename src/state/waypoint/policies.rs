@@ -2,7 +2,7 @@
 
 use crate::{
     authz::{Layer, Ruleset},
-    model::{AuthorizationPolicy, Name, PolicyTarget, ResourceName, ServiceKey, TargetRef, Waypoint},
+    model::{AuthorizationPolicy, Name, PolicyTarget, ResourceName, Service, ServiceKey, TargetRef, Waypoint},
     state::{
         counted::{Counted, List},
         relation::Relation,
@@ -15,6 +15,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(super) enum Governed<'a> {
     Everything,
     Service(&'a ServiceKey),
+    /// The hosts of a ServiceEntry.
+    Entry(&'a ResourceName),
     Namespace(&'a Name),
 }
 
@@ -26,6 +28,7 @@ pub(super) struct Policies {
     root_namespace: Name,
     everywhere: BTreeMap<ResourceName, Arc<AuthorizationPolicy>>,
     services: Relation<ServiceKey, AuthorizationPolicy>,
+    entries: Relation<ResourceName, AuthorizationPolicy>,
     namespaces: Relation<Name, AuthorizationPolicy>,
     // Of those in `everywhere`, what holds for the Gateway as it is; `None` when not known yet.
     holding: Option<List<AuthorizationPolicy>>,
@@ -33,8 +36,8 @@ pub(super) struct Policies {
 
 impl Policies {
     pub(super) fn new(gateway: ResourceName, root_namespace: Name) -> Self {
-        let (services, namespaces) = (Relation::default(), Relation::default());
-        Self { gateway, root_namespace, everywhere: BTreeMap::new(), services, namespaces, holding: None }
+        let (services, entries, namespaces) = (Relation::default(), Relation::default(), Relation::default());
+        Self { gateway, root_namespace, everywhere: BTreeMap::new(), services, entries, namespaces, holding: None }
     }
 
     /// What a policy may govern, whatever becomes of the rest of the mesh; nothing, if it can never be
@@ -56,6 +59,7 @@ impl Policies {
         match target {
             TargetRef::Gateway(name) => (*name == self.gateway && *namespace == name.namespace).then_some(Governed::Everything),
             TargetRef::Service(key) => (*namespace == key.namespace).then_some(Governed::Service(key)),
+            TargetRef::ServiceEntry(entry) => (*namespace == entry.namespace).then_some(Governed::Entry(entry)),
             // If this Gateway is of the class, which may change.
             TargetRef::GatewayClass(_) => (*namespace == self.root_namespace).then_some(Governed::Everything),
         }
@@ -69,6 +73,7 @@ impl Policies {
                     self.holding = None;
                 }
                 Governed::Service(key) => self.services.add(key.clone(), policy),
+                Governed::Entry(entry) => self.entries.add(entry.clone(), policy),
                 Governed::Namespace(name) => self.namespaces.add(name.clone(), policy),
             }
         }
@@ -82,6 +87,7 @@ impl Policies {
                     self.holding = None;
                 }
                 Governed::Service(key) => self.services.remove(key, policy),
+                Governed::Entry(entry) => self.entries.remove(entry, policy),
                 Governed::Namespace(name) => self.namespaces.remove(name, policy),
             }
         }
@@ -93,11 +99,12 @@ impl Policies {
     }
 
     /// The policies for a service, or for the workloads of a namespace, by name.
-    pub(super) fn applying(&mut self, waypoint: &Waypoint, service: Option<&ServiceKey>, namespace: &Name) -> List<AuthorizationPolicy> {
+    pub(super) fn applying(&mut self, waypoint: &Waypoint, service: Option<&Service>, namespace: &Name) -> List<AuthorizationPolicy> {
         let everywhere = &self.everywhere;
         let holding = self.holding.get_or_insert_with(|| everywhere.values().filter(|p| is_everywhere(p, waypoint)).cloned().collect());
-        let own = service.into_iter().flat_map(|key| self.services.of(key));
-        let mut all: Vec<_> = own.chain(self.namespaces.of(namespace)).collect();
+        let own = service.into_iter().flat_map(|service| self.services.of(&service.key));
+        let of_entry = service.and_then(Service::entry).into_iter().flat_map(|entry| self.entries.of(entry));
+        let mut all: Vec<_> = own.chain(of_entry).chain(self.namespaces.of(namespace)).collect();
         if all.is_empty() {
             // Nearly all services share one list.
             return holding.clone();
@@ -115,7 +122,7 @@ fn is_everywhere(policy: &AuthorizationPolicy, waypoint: &Waypoint) -> bool {
         PolicyTarget::Refs(refs) => refs.iter().any(|target| match target {
             TargetRef::Gateway(name) => *name == waypoint.name && policy.name.namespace == name.namespace,
             TargetRef::GatewayClass(class) => *class == waypoint.class,
-            TargetRef::Service(_) => false,
+            TargetRef::Service(_) | TargetRef::ServiceEntry(_) => false,
         }),
         PolicyTarget::Unknown => true,
         PolicyTarget::Selector(_) | PolicyTarget::Namespace | PolicyTarget::Listed | PolicyTarget::Mesh => false,

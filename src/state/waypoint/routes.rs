@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::{
-    model::{BackendTarget, Hostname, HttpRoute, Parent, ResourceName, RouteRule, ServiceKey},
+    model::{BackendTarget, Hostname, HttpRoute, Parent, ResourceName, RouteRule, Service, ServiceKey},
     route::{Entry, Rank, RouteTable, WeightedChoice},
     state::{
         BackendPlan, Backends, Directory, RetryPlan, RulePlan, Upstream, Upstreams,
@@ -16,6 +16,7 @@ use std::{mem, sync::Arc};
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     services: Relation<ServiceKey, HttpRoute>,
+    entries: Relation<ResourceName, HttpRoute>,
     accounts: Relation<ResourceName, HttpRoute>,
     gateway: Relation<(), HttpRoute>,
     to_services: Relation<ServiceKey, HttpRoute>,
@@ -27,6 +28,7 @@ impl Routes {
         for parent in &route.parents {
             match parent {
                 Parent::Service { service, .. } => self.services.add(service.clone(), route),
+                Parent::ServiceEntry { entry, .. } => self.entries.add(entry.clone(), route),
                 Parent::ServiceAccount(name) => self.accounts.add(name.clone(), route),
                 Parent::Gateway(name) if name == gateway => self.gateway.add((), route),
                 Parent::Gateway(_) => {}
@@ -45,6 +47,7 @@ impl Routes {
         for parent in &route.parents {
             match parent {
                 Parent::Service { service, .. } => self.services.remove(service, route),
+                Parent::ServiceEntry { entry, .. } => self.entries.remove(entry, route),
                 Parent::ServiceAccount(name) => self.accounts.remove(name, route),
                 Parent::Gateway(_) => self.gateway.remove(&(), route),
             }
@@ -59,10 +62,15 @@ impl Routes {
     }
 
     /// The routes for one port of a service.
-    pub(super) fn of_service(&self, service: &ServiceKey, port: u16) -> List<HttpRoute> {
-        let is_for =
-            |parent: &Parent| matches!(parent, Parent::Service { service: s, port: p } if s == service && p.is_none_or(|p| p == port));
-        in_order(self.services.of(service).filter(|route| route.parents.iter().any(is_for)))
+    pub(super) fn of_service(&self, service: &Service, port: u16) -> List<HttpRoute> {
+        let is_for = |parent: &Parent| match parent {
+            Parent::Service { service: key, port: only } => *key == service.key && only.is_none_or(|only| only == port),
+            Parent::ServiceEntry { entry, port: only } => service.entry() == Some(entry) && only.is_none_or(|only| only == port),
+            Parent::ServiceAccount(_) | Parent::Gateway(_) => false,
+        };
+        let of_entry = service.entry().into_iter().flat_map(|entry| self.entries.of(entry));
+        let attached = self.services.of(&service.key).chain(of_entry);
+        in_order(attached.filter(|route| route.parents.iter().any(is_for)))
     }
 
     pub(super) fn of_account(&self, account: &ResourceName) -> List<HttpRoute> {
@@ -91,6 +99,8 @@ fn targets(route: &HttpRoute) -> impl Iterator<Item = &BackendTarget> {
 fn in_order<'a>(routes: impl Iterator<Item = &'a Arc<HttpRoute>>) -> List<HttpRoute> {
     let mut routes: Vec<_> = routes.cloned().collect();
     routes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    // A host may be a parent by its name and by that of its ServiceEntry.
+    routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
     routes.into_iter().collect()
 }
 

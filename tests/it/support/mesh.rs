@@ -112,6 +112,7 @@ pub fn source(paths: Vec<PathBuf>, lenient: bool) -> manifest::Config {
         trust_domain: TRUST_DOMAIN.into(),
         root_namespace: "istio-system".into(),
         lenient,
+        owns: manifest::Owns::Everything,
     }
 }
 

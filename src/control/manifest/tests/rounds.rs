@@ -140,7 +140,7 @@ struct World {
 
 impl World {
     fn new(lenient: bool) -> Self {
-        let (remembering, oracle) = (Reconciler::new(lenient), oracle::Reconciler::new(lenient));
+        let (remembering, oracle) = (Reconciler::new(lenient, Owns::Everything), oracle::Reconciler::new(lenient));
         Self { dir: Dir::new(), texts: Default::default(), files: BTreeMap::new(), unreadable: BTreeMap::new(), remembering, oracle }
     }
 

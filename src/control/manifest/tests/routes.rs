@@ -36,7 +36,7 @@ fn a_route_is_read() {
     // A section becomes its port, a ServiceEntry its hosts.
     let services = route.parents.iter().filter_map(|p| match p {
         Parent::Service { service, port } => Some((service.hostname.as_str().to_owned(), *port)),
-        Parent::ServiceAccount(_) | Parent::Gateway(_) => None,
+        Parent::ServiceEntry { .. } | Parent::ServiceAccount(_) | Parent::Gateway(_) => None,
     });
     let reviews = || "reviews.bookinfo.svc.cluster.local".to_owned();
     let expected = [(reviews(), Some(9080)), (reviews(), Some(9081)), ("api.example.com".into(), None), ("www.example.com".into(), None)];
