@@ -42,10 +42,10 @@ impl Tunnel {
         runtime.spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let (io, _) = tls::accept(stream, &server).await.unwrap();
+            let (io, ..) = tls::accept(stream, &server, None).await.unwrap();
             let (_trigger, watch) = drain::new();
             let accept = |connect: hbone::Connect| drop(tokio::spawn(serve(connect.accept(None).unwrap())));
-            let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), accept).await;
+            let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), &tls::Standing::default(), accept).await;
         });
         let pool = Pool::new(hbone::Config::default(), Arc::new(StaticCertSource::new(client)), Sockets::default());
         Self { runtime, pool, key }

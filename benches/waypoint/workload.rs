@@ -42,10 +42,13 @@ pub fn main() -> ExitCode {
             let _ = stream.set_nodelay(true);
             let cert = cert.clone();
             tokio::spawn(async move {
-                let Ok((io, _)) = tls::accept(stream, &cert).await else { return };
+                let Ok((io, ..)) = tls::accept(stream, &cert, None).await else { return };
                 let (_trigger, watch) = drain::new();
                 let config = hbone::Config { max_concurrent_streams: 100_000, ..hbone::Config::default() };
-                let _ = hbone::serve(io, &config, watch, std::future::pending(), |connect| drop(tokio::spawn(serve(connect)))).await;
+                let _ = hbone::serve(io, &config, watch, std::future::pending(), &tls::Standing::default(), |connect| {
+                    drop(tokio::spawn(serve(connect)))
+                })
+                .await;
             });
         }
     })

@@ -123,10 +123,10 @@ pub fn main() -> ExitCode {
             let _ = stream.set_nodelay(true);
             let cert = cert.clone();
             tokio::spawn(async move {
-                let Ok((io, _)) = tls::accept(stream, &cert).await else { return };
+                let Ok((io, ..)) = tls::accept(stream, &cert, None).await else { return };
                 let (_trigger, watch) = drain::new();
                 let serve = |connect: hbone::Connect| drop(tokio::spawn(answer(connect)));
-                let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), serve).await;
+                let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), &tls::Standing::default(), serve).await;
             });
         }
     })

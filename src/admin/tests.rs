@@ -1,5 +1,5 @@
 use super::*;
-use crate::telemetry;
+use crate::{runtime::Readiness, telemetry};
 use std::{
     future::pending,
     net::SocketAddr,
@@ -33,16 +33,17 @@ async fn ask(addr: SocketAddr, head: &str) -> String {
 
 #[tokio::test]
 async fn readiness_lists_what_is_pending_and_then_says_ready() {
-    let pending = Arc::new(AtomicUsize::new(2));
-    let left = pending.clone();
-    let (addr, _server) =
-        start(readiness(move || ["manifests", "certificate"][..left.load(Ordering::Relaxed)].iter().map(ToString::to_string).collect()))
-            .await;
+    let state = Readiness::new();
+    let pending = (state.register("certificate"), state.register("manifests"));
+    let (addr, _server) = start(readiness(state.clone())).await;
     let answer = ask(addr, "GET /healthz/ready").await;
-    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.ends_with("\r\n\r\nmanifests\ncertificate\n"), "{answer}");
-    pending.store(0, Ordering::Relaxed);
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.ends_with("\r\n\r\ncertificate\nmanifests\n"), "{answer}");
+    drop(pending);
     let answer = ask(addr, "GET /healthz/ready").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nready\n"), "{answer}");
+    state.note("workload API", Some("disconnected".into()));
+    let answer = ask(addr, "GET /healthz/ready").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nready\nworkload API: disconnected\n"), "{answer}");
     let answer = ask(addr, "HEAD /healthz/ready").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     let answer = ask(addr, "POST /healthz/ready").await;
@@ -120,7 +121,7 @@ async fn profiles_are_asked_for_with_sensible_numbers() {
 
 #[tokio::test]
 async fn a_client_that_sends_no_request_is_cut_off() {
-    let (addr, _server) = start(readiness(Vec::new)).await;
+    let (addr, _server) = start(readiness(Readiness::new())).await;
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(b"GET /healthz/ready HTTP/1.1\r\n").await.unwrap();
     let mut answer = Vec::new();
@@ -132,7 +133,7 @@ async fn the_server_ends_when_told_though_clients_stay_connected() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, readiness(Vec::new), async { drop(stopped.await) }));
+    let server = tokio::spawn(serve(listener, readiness(Readiness::new()), async { drop(stopped.await) }));
     let mut idle = TcpStream::connect(addr).await.unwrap();
     assert!(ask(addr, "GET /healthz/ready").await.contains("ready"));
     drop(stop);

@@ -1,15 +1,19 @@
-//! From manifests to snapshots, at start and while running.
+//! From manifests and a control plane to snapshots, at start and while running.
 
 use super::AppError;
 use crate::{
-    control::manifest::{self, Batch, Located, ManifestSource},
+    control::{
+        manifest::{self, Batch, Located, ManifestSource},
+        xds,
+    },
     model::{AuthorizationPolicy, Kind, Resource, ResourceKey, ResourceName},
-    runtime::{DrainWatch, Readiness},
+    runtime::{BlockReady, DrainWatch, Readiness},
     state::{Change, Compile, SnapshotHandle, Store},
     telemetry,
 };
 use std::{
     collections::BTreeMap,
+    future::pending,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,11 +22,18 @@ use tokio::sync::mpsc;
 /// How often files are looked at when nothing tells that they change: a change is served well within a second.
 const POLL: Duration = Duration::from_millis(250);
 
-/// A mesh that was read once; manifests go on being watched.
+/// What the readiness listener calls that which waits for the control plane, as the reference does.
+const WAITING: &str = "state manager";
+/// Under which name it says how the control plane is reached.
+const CONTROL_PLANE: &str = "control plane";
+
+/// Where a mesh is described: in manifests that were read once and go on being watched, in the
+/// control plane, or in both, each of which owns its own kinds of resources.
 #[derive(Debug)]
 pub struct MeshSource {
-    // None: it never changes.
-    source: Option<ManifestSource>,
+    // None: what was read never changes.
+    manifests: Option<ManifestSource>,
+    control_plane: Option<xds::Config>,
     first: Batch,
     findings: Findings,
     policies: Policies,
@@ -56,6 +67,17 @@ pub struct OpenedMesh<S> {
     pub findings: Findings,
     /// The policies now.
     pub policies: Policies,
+    /// Asks a control plane for what it sends on demand only.
+    pub demand: Option<xds::Demand>,
+    /// How the control plane is reached.
+    pub status: Option<xds::Status>,
+}
+
+/// Waits until the control plane, if there is one, has told of the mesh. Cancel safe.
+pub(super) async fn synced(status: Option<xds::Status>) {
+    if let Some(status) = status {
+        status.synced().await;
+    }
 }
 
 impl MeshSource {
@@ -85,66 +107,174 @@ impl MeshSource {
         }
     }
 
-    fn known(source: Option<ManifestSource>, first: Batch) -> Self {
+    /// Nothing is known yet: the control plane will tell.
+    pub fn control_plane(config: xds::Config) -> Self {
+        Self::known(None, Batch::default()).and_control_plane(config)
+    }
+
+    /// The control plane besides, for the kinds that are its own.
+    #[must_use]
+    pub fn and_control_plane(self, config: xds::Config) -> Self {
+        Self { control_plane: Some(config), ..self }
+    }
+
+    fn known(manifests: Option<ManifestSource>, first: Batch) -> Self {
         let findings = Arc::new(Mutex::new(first.findings.clone()));
         let policies = Policies::default();
         note(&policies, &first.changes);
-        Self { source, first, findings, policies }
+        Self { manifests, control_plane: None, first, findings, policies }
     }
 
-    /// Compiles what was read and follows the files until `drain` is signalled. Should following them
-    /// end before, `readiness` fails: what is served from then on grows old.
+    /// Compiles what was read and follows the sources until `drain` is signalled. Should following one
+    /// end before, `readiness` fails: what is served from then on grows old. Until the control plane
+    /// has told what there is, readiness waits.
     pub fn follow<C: Compile>(self, compiler: C, drain: &DrainWatch, readiness: Readiness) -> OpenedMesh<C::Snapshot> {
-        let Self { source, first, findings, policies } = self;
+        let Self { manifests, control_plane, first, findings, policies } = self;
         let mut store = Store::new(compiler);
         telemetry::config_version(store.apply(first.changes));
         let handle = store.handle();
-        let Some(source) = source else {
-            let drain = drain.clone();
-            // Readers take a store that is gone for the end of the mesh.
-            tokio::spawn(async move {
-                drain.forced().await;
-                drop(store);
-            });
-            return OpenedMesh { handle, findings, policies };
-        };
-        let (send, mut batches) = mpsc::channel::<Batch>(4);
-        let stop = drain.clone();
-        tokio::spawn(async move { source.run(send, POLL, stop.signaled()).await });
-        let (known, noted, drain) = (findings.clone(), policies.clone(), drain.clone());
-        tokio::spawn(async move {
-            while let Some(batch) = batches.recv().await {
-                report(&batch.fresh);
-                for finding in batch.fresh.iter().filter(|f| f.is_error()) {
-                    telemetry::config_rejected(kind(finding));
-                }
-                *known.lock().unwrap_or_else(PoisonError::into_inner) = batch.findings;
-                note(&noted, &batch.changes);
-                let changes = batch.changes.len();
-                // Compiling is work for a core, not for a thread that carries traffic.
-                let applied = tokio::task::spawn_blocking(move || {
-                    let version = store.apply(batch.changes);
-                    (store, version)
-                });
-                let Ok((back, version)) = applied.await else {
-                    tracing::error!("compiling the mesh has failed; changes are no longer followed");
-                    return readiness.fail("compiling the mesh has failed");
-                };
-                store = back;
-                telemetry::config_version(version);
-                tracing::info!(version, changes, rejected = batch.rejected, "mesh changed");
-            }
-            // The source is gone: told to, or by a fault of its own, which it has logged.
-            if !drain.is_draining() {
-                readiness.fail("manifests are no longer watched");
-            }
+        let batches = manifests.map(|source| {
+            let (send, batches) = mpsc::channel(4);
+            let stop = drain.clone();
+            tokio::spawn(async move { source.run(send, POLL, stop.signaled()).await });
+            batches
         });
-        OpenedMesh { handle, findings, policies }
+        let (mut demand, mut status) = (None, None);
+        let updates = control_plane.map(|config| {
+            let (client, asking, connection) = xds::client(config);
+            // The next one is decoded while this one is compiled.
+            let (send, updates) = mpsc::channel(1);
+            tokio::spawn(client.run(send, drain.clone()));
+            tokio::spawn(tell(connection.clone(), readiness.clone(), readiness.register(WAITING)));
+            (demand, status) = (Some(asking), Some(connection));
+            updates
+        });
+        let follower = Follower { store, findings: findings.clone(), policies: policies.clone(), drain: drain.clone(), readiness };
+        tokio::spawn(follower.run(batches, updates));
+        OpenedMesh { handle, findings, policies, demand, status }
     }
 
     /// The batch that was read at start.
     pub fn first(&self) -> &Batch {
         &self.first
+    }
+}
+
+/// Lets readiness say how the control plane is reached. What is served without it is the last that it
+/// has told, which is no reason to serve nothing.
+async fn tell(mut status: xds::Status, readiness: Readiness, waiting: BlockReady) {
+    let mut waiting = Some(waiting);
+    loop {
+        let now = status.current();
+        if now.synced {
+            drop(waiting.take());
+        }
+        let note = || format!("disconnected ({}); what it told last is served", now.error.as_deref().unwrap_or("not connected yet"));
+        readiness.note(CONTROL_PLANE, (!now.connected).then(note));
+        status.changed().await;
+    }
+}
+
+/// The one who writes, into a store that all sources feed. No two of them own the same kind of
+/// resource, so the order in which their batches come has no meaning.
+struct Follower<C: Compile> {
+    store: Store<C>,
+    findings: Findings,
+    policies: Policies,
+    drain: DrainWatch,
+    readiness: Readiness,
+}
+
+/// What comes in.
+enum Incoming {
+    Manifests(Option<Batch>),
+    ControlPlane(Option<xds::Update>),
+}
+
+impl<C: Compile> Follower<C> {
+    async fn run(mut self, mut batches: Option<mpsc::Receiver<Batch>>, mut updates: Option<mpsc::Receiver<xds::Update>>) {
+        if batches.is_none() && updates.is_none() {
+            // Readers take a store that is gone for the end of the mesh.
+            return self.drain.forced().await;
+        }
+        while batches.is_some() || updates.is_some() {
+            let incoming = tokio::select! {
+                batch = next(&mut batches) => Incoming::Manifests(batch),
+                update = next(&mut updates) => Incoming::ControlPlane(update),
+            };
+            let followed = match incoming {
+                Incoming::Manifests(Some(batch)) => self.manifests(batch).await,
+                Incoming::ControlPlane(Some(update)) => self.control_plane(update).await,
+                Incoming::Manifests(None) => {
+                    batches = None;
+                    self.ended("manifests are no longer watched")
+                }
+                Incoming::ControlPlane(None) => {
+                    updates = None;
+                    self.ended("the control plane is no longer followed")
+                }
+            };
+            match followed {
+                Some(back) => self = back,
+                None => return,
+            }
+        }
+    }
+
+    /// A source is gone: told to, or by a fault of its own, which it has logged.
+    fn ended(self, reason: &'static str) -> Option<Self> {
+        if !self.drain.is_draining() {
+            self.readiness.fail(reason);
+        }
+        Some(self)
+    }
+
+    async fn manifests(self, batch: Batch) -> Option<Self> {
+        report(&batch.fresh);
+        for finding in batch.fresh.iter().filter(|f| f.is_error()) {
+            telemetry::config_rejected(kind(finding));
+        }
+        *self.findings.lock().unwrap_or_else(PoisonError::into_inner) = batch.findings;
+        let (changes, rejected) = (batch.changes.len(), batch.rejected);
+        let (back, version) = self.apply(batch.changes).await?;
+        tracing::info!(version, changes, rejected, "mesh changed");
+        Some(back)
+    }
+
+    async fn control_plane(self, update: xds::Update) -> Option<Self> {
+        let (changes, rejected) = (update.changes.len(), update.rejected.len());
+        let (back, version) = self.apply(update.changes).await?;
+        // Who does not wait for it any more has lost the connection, and will be told again.
+        let _ = update.applied.send(());
+        // Endpoints come and go all day long.
+        tracing::debug!(version, changes, rejected, "mesh changed");
+        Some(back)
+    }
+
+    /// Compiling is work for a core, not for a thread that carries traffic.
+    async fn apply(self, changes: Vec<Change>) -> Option<(Self, u64)> {
+        note(&self.policies, &changes);
+        let readiness = self.readiness.clone();
+        let applied = tokio::task::spawn_blocking(move || {
+            let mut this = self;
+            let version = this.store.apply(changes);
+            (this, version)
+        });
+        let Ok((back, version)) = applied.await else {
+            tracing::error!("compiling the mesh has failed; changes are no longer followed");
+            readiness.fail("compiling the mesh has failed");
+            return None;
+        };
+        telemetry::config_version(version);
+        Some((back, version))
+    }
+}
+
+/// The next of a source; of one that is not there, never.
+async fn next<T>(source: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match source {
+        Some(source) => source.recv().await,
+        None => pending().await,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a ztunnel is started with: the command line in the words of the rooms it goes to.
 
-use super::AppError;
+use super::{AppError, CertificatesFrom, control_plane};
 use crate::{
-    control::manifest,
+    control::{manifest, xds},
     model::{Identity, Name},
     settings::{PodAddress, ProcessArgs, ProxyMode, WorkloadName, ZtunnelCommand, ZtunnelListeners},
     transport::socket::Keepalive,
@@ -17,6 +17,8 @@ pub struct ZtunnelOptions {
     pub mode: Mode,
     /// The mesh.
     pub mesh: MeshFrom,
+    /// The certificates.
+    pub certificates: CertificatesFrom,
     /// The process.
     pub process: ProcessArgs,
     /// Where it listens: in its own network in dedicated mode, in each pod's in shared mode (the
@@ -69,6 +71,8 @@ pub enum MeshFrom {
     LocalFile(PathBuf),
     /// The same, as a text.
     LocalText(String),
+    /// A control plane.
+    ControlPlane(Box<xds::Config>),
 }
 
 /// The node, and what holds for all of its workloads.
@@ -144,6 +148,10 @@ impl ZtunnelOptions {
             MeshFrom::Manifests(config) => serde_json::json!({ "manifests": config.paths }),
             MeshFrom::LocalFile(path) => serde_json::json!({ "localXds": path }),
             MeshFrom::LocalText(_) => serde_json::json!({ "localXds": "inline" }),
+            MeshFrom::ControlPlane(config) => serde_json::json!({
+                "xdsAddress": config.server.address.to_string(),
+                "xdsOnDemand": config.types.on_demand,
+            }),
         };
         let (mode, socket) = match &self.mode {
             Mode::Shared(shared) => ("Shared", Some(&shared.socket)),
@@ -174,14 +182,17 @@ impl TryFrom<ZtunnelCommand> for ZtunnelOptions {
 
     fn try_from(command: ZtunnelCommand) -> Result<Self, AppError> {
         let node = NodeOptions::from(&command);
-        let config = config(&command);
+        let mut config = config(&command);
+        config.hbone.revocation = control_plane::revocation(&command.control)?;
         let mode = mode(&command)?;
-        let mesh = match (command.local_xds, command.local_xds_inline) {
-            (Some(path), _) => MeshFrom::LocalFile(path),
-            (None, Some(text)) => MeshFrom::LocalText(text),
-            (None, None) => MeshFrom::Manifests(command.mesh.source()),
+        let certificates = control_plane::certificates(&command.process, &command.control)?;
+        let mesh = match (command.control.xds, command.local_xds, command.local_xds_inline) {
+            (Some(xds), ..) => MeshFrom::ControlPlane(Box::new(control_plane::mesh(xds, &command.mesh.names, &command.pod, true))),
+            (None, Some(path), _) => MeshFrom::LocalFile(path),
+            (None, None, Some(text)) => MeshFrom::LocalText(text),
+            (None, None, None) => MeshFrom::Manifests(command.mesh.source()),
         };
-        Ok(Self { mode, mesh, process: command.process, listeners: command.listeners, config, node })
+        Ok(Self { mode, mesh, certificates, process: command.process, listeners: command.listeners, config, node })
     }
 }
 
@@ -203,7 +214,7 @@ impl From<&ZtunnelCommand> for NodeOptions {
             response_baggage: command.response_baggage,
             require_waypoint: command.require_waypoint,
             log_verdicts: command.authz_policy_info_logging,
-            secret_ttl: command.secret_ttl,
+            secret_ttl: command.control.secret_ttl,
         }
     }
 }
@@ -228,7 +239,7 @@ fn mode(command: &ZtunnelCommand) -> Result<Mode, AppError> {
         ProxyMode::Dedicated => Ok(Mode::Dedicated { workload: command.workload.clone() }),
         ProxyMode::Shared => {
             let own = own_pod(command)?;
-            Ok(Mode::Shared(Shared { socket: command.pod.inpod_socket.clone(), port_reuse: command.sockets.inpod_port_reuse, own }))
+            Ok(Mode::Shared(Shared { socket: command.inpod_socket.clone(), port_reuse: command.sockets.inpod_port_reuse, own }))
         }
     }
 }

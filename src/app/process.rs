@@ -2,7 +2,6 @@
 
 use crate::{
     admin,
-    cert::{FileCertError, FileCertSource},
     runtime::{BlockReady, DrainTrigger, DrainWatch, Readiness, drain, signal},
     settings::{AdminListeners, ListenAddress, ProcessArgs},
     telemetry::{self, AccessLog, log::LogHandle},
@@ -15,8 +14,6 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-/// How often certificate files are looked at.
-const CERT_POLL: Duration = Duration::from_secs(1);
 /// How long the last lines of the access log may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -120,25 +117,6 @@ impl Process {
         Self { args, bound: Bound::default(), readiness, starting, trigger, quit, end, failed, failure, log }
     }
 
-    /// Where certificates are.
-    ///
-    /// # Errors
-    /// When nobody has said: no identity, no tunnel.
-    pub fn identity_dir(&self) -> Result<&Path, AppError> {
-        self.args.identity_dir.as_deref().ok_or_else(|| AppError::config(anyhow::anyhow!("no certificates: give --identity-dir")))
-    }
-
-    /// Reads the only certificate, which is followed from then on.
-    ///
-    /// # Errors
-    /// When there is none that can be used.
-    pub fn certificate(&self) -> Result<Arc<FileCertSource>, AppError> {
-        let certs = FileCertSource::open(self.identity_dir()?).map_err(|error: FileCertError| AppError::config(error))?;
-        let certs = Arc::new(certs);
-        tokio::spawn(certs.clone().watch(CERT_POLL, self.drain()));
-        Ok(certs)
-    }
-
     /// By which a part that cannot go on ends the process.
     pub fn failed(&self) -> mpsc::Sender<anyhow::Error> {
         self.failed.clone()
@@ -201,8 +179,7 @@ impl Process {
             self.spawn_admin(listener, admin::metrics(telemetry::install()));
         }
         if let Some(listener) = self.listen("readiness", listeners.readiness_address)? {
-            let readiness = self.readiness.clone();
-            self.spawn_admin(listener, admin::readiness(move || readiness.pending()));
+            self.spawn_admin(listener, admin::readiness(self.readiness.clone()));
         }
         if let Some(listener) = self.listen("admin", listeners.admin_address)? {
             let quit = self.quit.clone();

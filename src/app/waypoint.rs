@@ -1,16 +1,16 @@
 //! `cairn waypoint`
 
-use super::{AppError, MeshSource, Process, Running, config_dump};
+use super::{AppError, MeshSource, OwnCertificate, Process, Running, config_dump, control_plane, mesh::synced};
 use crate::{
-    control::manifest,
+    control::{manifest, xds},
     model::ResourceName,
     runtime::{Workers, workers},
     settings::{AdminListeners, ListenAddress, ProcessArgs, WaypointCommand},
-    state::WaypointCompiler,
+    state::{ControlPlaneView, WaypointCompiler},
     telemetry::{self, AccessLog, log::LogHandle},
     waypoint::{Config, Waypoint},
 };
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Everything a waypoint is started with.
 #[derive(Debug)]
@@ -18,7 +18,9 @@ pub struct WaypointOptions {
     /// The Gateway it serves.
     pub gateway: ResourceName,
     /// The mesh.
-    pub manifests: manifest::Config,
+    pub mesh: WaypointMesh,
+    /// Its certificate.
+    pub certificate: OwnCertificate,
     /// The process.
     pub process: ProcessArgs,
     /// Where it listens for tunnels.
@@ -29,16 +31,63 @@ pub struct WaypointOptions {
     pub config: Config,
 }
 
-impl From<WaypointCommand> for WaypointOptions {
-    fn from(command: WaypointCommand) -> Self {
+/// Where a waypoint learns of the mesh.
+#[derive(Debug)]
+pub struct WaypointMesh {
+    /// Manifests: the whole mesh, or what of it the control plane does not tell.
+    pub manifests: Option<manifest::Config>,
+    /// The control plane, if there is one.
+    pub control_plane: Option<xds::Config>,
+    /// The address of this pod, by which services may name it as their waypoint.
+    pub instance_ip: Option<IpAddr>,
+    /// The namespace whose policies may hold for whole classes of waypoints.
+    pub root_namespace: String,
+    /// The DNS domain of the cluster.
+    pub cluster_domain: String,
+}
+
+impl From<manifest::Config> for WaypointMesh {
+    /// From manifests alone.
+    fn from(manifests: manifest::Config) -> Self {
         Self {
+            control_plane: None,
+            instance_ip: None,
+            root_namespace: manifests.root_namespace.clone(),
+            cluster_domain: manifests.cluster_domain.clone(),
+            manifests: Some(manifests),
+        }
+    }
+}
+
+impl TryFrom<WaypointCommand> for WaypointOptions {
+    type Error = AppError;
+
+    fn try_from(command: WaypointCommand) -> Result<Self, AppError> {
+        let (names, pod) = (&command.mesh.names, &command.pod);
+        let mut config = command.limits.config(&command.hbone);
+        config.hbone.revocation = control_plane::revocation(&command.control)?;
+        let certificate = OwnCertificate {
+            from: control_plane::certificates(&command.process, &command.control)?,
+            identity: control_plane::own_identity(names, pod),
+            ttl: command.control.secret_ttl,
+        };
+        let mesh = WaypointMesh {
+            manifests: (!command.mesh.manifests.is_empty()).then(|| command.mesh.source()),
+            // L4 policies are for ztunnels to enforce.
+            control_plane: command.control.xds.map(|xds| control_plane::mesh(xds, names, pod, false)),
+            instance_ip: pod.instance_ip,
+            root_namespace: names.root_namespace.clone(),
+            cluster_domain: names.cluster_domain.clone(),
+        };
+        Ok(Self {
+            mesh,
+            certificate,
             gateway: command.gateway,
-            manifests: command.mesh.source(),
             process: command.process,
             hbone_address: command.listeners.hbone_address,
             admin: command.listeners.admin,
-            config: command.limits.config(&command.hbone),
-        }
+            config,
+        })
     }
 }
 
@@ -47,7 +96,11 @@ impl From<WaypointCommand> for WaypointOptions {
 /// # Errors
 /// See [`AppError`].
 pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), AppError> {
-    let options = WaypointOptions::from(command);
+    for warning in &command.warnings {
+        tracing::warn!("{warning}");
+    }
+    control_plane::settle_tls(command.control.tls)?;
+    let options = WaypointOptions::try_from(command)?;
     let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_waypoint(options, access, log)?.until_signal().await
 }
@@ -60,14 +113,13 @@ pub async fn waypoint(command: WaypointCommand, log: LogHandle) -> Result<(), Ap
 pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     telemetry::install();
     telemetry::component("waypoint");
-    let lenient = options.manifests.lenient;
-    let root_namespace = options.manifests.root_namespace.clone();
     let threads = options.process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(options.process, access.clone());
-    let certs = process.certificate()?;
-    let identity = certs.identity().clone();
-    let source = MeshSource::open(options.manifests)?;
-    let mesh = source.follow(WaypointCompiler::new(options.gateway.clone(), &root_namespace), &process.drain(), process.readiness());
+    control_plane::follow_revocation(&options.config.hbone, &process);
+    let (certs, identity) = options.certificate.open(&process)?;
+    let lenient = options.mesh.manifests.as_ref().is_none_or(|manifests| manifests.lenient);
+    let compiler = options.mesh.compiler(&options.gateway);
+    let mesh = options.mesh.source()?.follow(compiler, &process.drain(), process.readiness());
     if !mesh.handle.load().bound {
         let missing = format!("Gateway {} is not among the manifests", options.gateway);
         if !lenient {
@@ -84,6 +136,38 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     let workers = Workers::start(threads).map_err(AppError::run)?;
     telemetry::report_runtimes(workers.runtimes().cloned());
     let waypoint = Waypoint::new(options.config, identity, certs, mesh.handle, workers, access);
-    tokio::spawn(waypoint.serve(listener, process.drain()));
+    let drain = process.drain();
+    tokio::spawn(async move {
+        // Connections wait in the meantime: they would be told that nothing is served here.
+        tokio::select! {
+            () = synced(mesh.status) => waypoint.serve(listener, drain).await,
+            () = drain.signaled() => {}
+        }
+    });
     process.started()
+}
+
+impl WaypointMesh {
+    fn compiler(&self, gateway: &ResourceName) -> WaypointCompiler {
+        let compiler = WaypointCompiler::new(gateway.clone(), &self.root_namespace);
+        if self.control_plane.is_none() {
+            return compiler;
+        }
+        let cluster_domain = self.cluster_domain.as_str().into();
+        compiler.with_control_plane(ControlPlaneView { cluster_domain, instance_ip: self.instance_ip })
+    }
+
+    fn source(self) -> Result<MeshSource, AppError> {
+        match (self.manifests, self.control_plane) {
+            (Some(manifests), None) => MeshSource::open(manifests),
+            (Some(manifests), Some(control_plane)) => {
+                Ok(MeshSource::open(manifest::Config { ..manifests })?.and_control_plane(control_plane))
+            }
+            (None, Some(control_plane)) => {
+                tracing::warn!("no manifests: there are no routes, and no policies besides those that ztunnels enforce");
+                Ok(MeshSource::control_plane(control_plane))
+            }
+            (None, None) => Err(AppError::config(anyhow::anyhow!("nobody tells of the mesh: give --manifests or --xds-address"))),
+        }
+    }
 }

@@ -2,12 +2,14 @@
 
 use super::{
     AppError, MeshSource, Process, Running, ZtunnelOptions,
-    mesh::{Findings, Policies},
+    certificates::Asker,
+    control_plane,
+    mesh::{Findings, Policies, synced},
     node_dump::{NodeDump, NodeFacts},
     options::{DnsOptions, MeshFrom, Mode, NodeOptions, OwnPod, Shared},
 };
 use crate::{
-    cert::{self, FileCertSource, Keeper},
+    cert::Keeper,
     control::{local, zds},
     dns,
     model::{Identity, Name, Resource, ResourceName, Workload},
@@ -21,11 +23,7 @@ use crate::{
         follow_identities,
     },
 };
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
-use tokio::runtime::Handle;
-
-/// How often certificate files are looked at.
-const CERT_POLL: Duration = Duration::from_secs(1);
+use std::{collections::BTreeMap, io, sync::Arc};
 
 /// Runs a ztunnel until it is told to stop.
 ///
@@ -35,6 +33,7 @@ pub async fn ztunnel(command: ZtunnelCommand, log: LogHandle) -> Result<(), AppE
     for warning in &command.warnings {
         tracing::warn!("{warning}");
     }
+    control_plane::settle_tls(command.control.tls)?;
     let options = ZtunnelOptions::try_from(command)?;
     let access = AccessLog::stdout(options.process.access_log, options.process.access_log_format).map_err(AppError::run)?.governed_by(&log);
     start_ztunnel(options, access, log)?.until_signal().await
@@ -56,14 +55,15 @@ pub fn start_ztunnel(options: ZtunnelOptions, access: AccessLog, log: LogHandle)
 
 fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log: LogHandle) -> Result<Running, AppError> {
     let (own, shown) = (Own::Node(options.node.name.clone()), options.shown());
-    let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let ZtunnelOptions { mesh, certificates, process, listeners, config, node, .. } = options;
     let cluster_domain = config.cluster_domain.clone();
     if let Some(mark) = node.mark {
         netns::self_test(mark).map_err(AppError::config)?;
     }
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
-    let keeper = keeper(&process, &node)?;
+    control_plane::follow_revocation(&config.hbone, &process);
+    let keeper = certificates.keeper(node.secret_ttl, Asker::Node)?;
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
     let mesh = source.follow(compiler(own, &root_namespace, &node), &process.drain(), process.readiness());
     let workers = Workers::start(threads).map_err(AppError::run)?;
@@ -78,18 +78,23 @@ fn start_shared(options: ZtunnelOptions, shared: Shared, access: AccessLog, log:
         dns: node.dns.as_ref().map(|dns| node_dns(dns, &node, &cluster_domain)),
         ztunnel: Arc::new(node.apply(config)),
     };
-    let pods = Node::new(node_config, keeper.clone(), mesh.handle.clone(), workers, access);
+    let pods = Node::new(node_config, keeper.clone(), mesh.handle.clone(), workers, access).with_demand(mesh.demand);
     let enrolment = Enrolment::new(PodsConfig::default(), pods.clone(), process.readiness(), PodCounters::resolve());
     let states = enrolment.states();
     let facts = facts(&node, &root_namespace, cluster_domain.clone(), shown);
     let dump = Dump { facts, mesh: mesh.handle.clone(), policies: mesh.policies, findings: mesh.findings, keeper };
     process.serve_admin(&listeners.admin, log, move || dump.text(Some(&states.all())))?;
-    if let Some(own) = shared.own {
-        tokio::spawn(serve_own(pods, own, process.drain()));
-    }
     let client = zds::Client::new(zds::Config { socket: shared.socket, ..zds::Config::default() });
     let (drain, failed) = (process.drain(), process.failed());
     tokio::spawn(async move {
+        // Nobody is served by what is not known yet (contract, 3.2).
+        tokio::select! {
+            () = synced(mesh.status) => {}
+            () = drain.signaled() => return,
+        }
+        if let Some(own) = shared.own {
+            tokio::spawn(serve_own(pods, own, drain.clone()));
+        }
         if let Err(error) = enrolment.serve(client, drain).await {
             // Only one failure can be told; the process ends with it.
             let _ = failed.try_send(anyhow::Error::new(error).context("the CNI broke the protocol"));
@@ -105,19 +110,24 @@ fn start_dedicated(
     log: LogHandle,
 ) -> Result<Running, AppError> {
     let shown = options.shown();
-    let ZtunnelOptions { mesh, process, listeners, config, node, .. } = options;
+    let ZtunnelOptions { mesh, certificates, process, listeners, config, node, .. } = options;
     let cluster_domain = config.cluster_domain.clone();
     if let Some(mark) = node.mark {
         netns::mark_test(mark).map_err(AppError::config)?;
     }
     let threads = process.worker_threads.unwrap_or_else(workers::cores);
     let mut process = Process::new(process, access.clone());
-    let (keeper, only) = (keeper(&process, &node)?, only_identity(&process)?);
+    control_plane::follow_revocation(&config.hbone, &process);
+    let (keeper, only) = (certificates.keeper(node.secret_ttl, Asker::Itself)?, certificates.only_identity()?);
     // With manifests it is a proxy to try things out with, and seldom are there rules that lead the answers back.
     let usual = if matches!(mesh, MeshFrom::Manifests(_)) { SourcePreservation::Off } else { SourcePreservation::BestEffort };
+    let is_told_later = matches!(mesh, MeshFrom::ControlPlane(_));
     let Mesh { source, root_namespace } = open(mesh, &node, &config)?;
-    let (uid, local) = served(&source, workload.as_ref(), only.as_ref())?;
-    let mesh = source.follow(compiler(Own::Workloads([uid].into()), &root_namespace, &node), &process.drain(), process.readiness());
+    let (own, local) = match is_told_later {
+        true => named(workload)?,
+        false => served(&source, workload.as_ref(), only.as_ref())?,
+    };
+    let mesh = source.follow(compiler(own, &root_namespace, &node), &process.drain(), process.readiness());
     let sockets = Sockets::new(socket_options(&node));
     let preserve_source = preservation(&node, usual).try_out(&sockets).map_err(not_transparent)?;
     let options = ListenOptions { transparent: preserve_source, ..ListenOptions::default() };
@@ -138,12 +148,18 @@ fn start_dedicated(
     // Where several share a machine, as with manifests to try out, only one could have the port.
     let dns = node.dns.as_ref().filter(|_| usual != SourcePreservation::Off).map(|dns| node_dns(dns, &node, &cluster_domain));
     let (names, has_ipv6) = (dns.as_ref().map(|dns| (dns.address, sockets.clone())), node.ipv6);
-    let mut ztunnel = Ztunnel::new(config, local, keeper, mesh.handle, workers.clone(), access).with_sockets(sockets);
+    let ztunnel = Ztunnel::new(config, local, keeper, mesh.handle, workers.clone(), access);
+    let mut ztunnel = ztunnel.with_sockets(sockets).with_demand(mesh.demand);
     if let Some(dns) = dns {
         ztunnel = ztunnel.with_dns(own_dns(dns));
     }
     let (drain, guard, failed) = (process.drain(), process.drain().guard(), process.failed());
+    let status = mesh.status;
     workers.for_connection().spawn(move |home| async move {
+        tokio::select! {
+            () = synced(status) => {}
+            () = drain.signaled() => return drop(guard),
+        }
         // Sockets belong to the runtime that they are made in.
         let names = names.map(|(address, sockets)| address.listen(&sockets, has_ipv6)).transpose();
         match bound.attach().and_then(|listeners| Ok(Listeners { dns: names?, ..listeners })) {
@@ -177,6 +193,7 @@ fn open(mesh: MeshFrom, node: &NodeOptions, config: &Config) -> Result<Mesh, App
             let root_namespace = manifests.root_namespace.clone();
             Ok(Mesh { source: MeshSource::open(manifests)?, root_namespace })
         }
+        MeshFrom::ControlPlane(config) => Ok(Mesh { source: MeshSource::control_plane(*config), root_namespace: String::new() }),
         MeshFrom::LocalText(text) => fixed(&text, "LOCAL_XDS"),
         MeshFrom::LocalFile(path) => {
             let unreadable = |error| AppError::config(anyhow::anyhow!("cannot read {}: {error}", path.display()));
@@ -208,21 +225,6 @@ impl Dump {
 
 fn compiler(own: Own, root_namespace: &str, node: &NodeOptions) -> NodeCompiler {
     NodeCompiler::new(own, root_namespace).require_waypoint(node.require_waypoint)
-}
-
-fn keeper(process: &Process, node: &NodeOptions) -> Result<Arc<Keeper>, AppError> {
-    let keeper = cert::open_directory(process.identity_dir()?, CERT_POLL, node.secret_ttl, Handle::current());
-    keeper.map(Arc::new).map_err(AppError::config)
-}
-
-/// Whose certificate it is, where there is only one.
-fn only_identity(process: &Process) -> Result<Option<Identity>, AppError> {
-    let directory = process.identity_dir()?;
-    if !cert::is_single(directory) {
-        return Ok(None);
-    }
-    let certificate = FileCertSource::open(directory).map_err(AppError::config)?;
-    Ok(Some(certificate.identity().clone()))
 }
 
 fn node_dns(dns: &DnsOptions, node: &NodeOptions, cluster_domain: &str) -> NodeDns {
@@ -268,6 +270,7 @@ impl NodeOptions {
     pub(super) fn apply(&self, config: Config) -> Config {
         Config {
             network: self.network.clone(),
+            cluster: self.cluster.clone(),
             localhost_app_tunnel: self.localhost_app_tunnel,
             response_baggage: self.response_baggage,
             log_verdicts: self.log_verdicts,
@@ -286,9 +289,18 @@ async fn serve_own(node: Node, own: OwnPod, drain: DrainWatch) {
     }
 }
 
+/// The workload to serve, of which the control plane will tell.
+fn named(workload: Option<WorkloadName>) -> Result<(Own, Local), AppError> {
+    let Some(WorkloadName { name, service_account: Some(account) }) = workload else {
+        let text = "with a control plane, name the workload as NAMESPACE/NAME/SERVICE_ACCOUNT (--workload, PROXY_WORKLOAD_INFO)";
+        return Err(AppError::config(anyhow::anyhow!(text)));
+    };
+    Ok((Own::Named(name.clone()), Local { name, service_account: account.into() }))
+}
+
 /// The workload to serve, by uid and by name. Its identity must be the certificate's, where there is
 /// only one: a ztunnel that speaks for somebody else would be refused by everyone.
-fn served(source: &MeshSource, name: Option<&WorkloadName>, only: Option<&Identity>) -> Result<(Name, Local), AppError> {
+fn served(source: &MeshSource, name: Option<&WorkloadName>, only: Option<&Identity>) -> Result<(Own, Local), AppError> {
     let workloads: Vec<&Workload> = source.first().changes.iter().filter_map(as_workload).collect();
     let wrong = |text: String| AppError::config(anyhow::anyhow!(text));
     match (name, only) {
@@ -301,12 +313,12 @@ fn served(source: &MeshSource, name: Option<&WorkloadName>, only: Option<&Identi
             if let Some(only) = only.filter(|only| **only != workload.identity) {
                 return Err(wrong(format!("workload {name} runs as {}, but the certificate is of {only}", workload.identity)));
             }
-            Ok((workload.uid.clone(), Local::from(*workload)))
+            Ok((Own::Workloads([workload.uid.clone()].into()), Local::from(*workload)))
         }
         (None, Some(only)) => {
             let own: Vec<_> = workloads.iter().filter(|w| w.identity == *only).collect();
             match own[..] {
-                [workload] => Ok((workload.uid.clone(), Local::from(*workload))),
+                [workload] => Ok((Own::Workloads([workload.uid.clone()].into()), Local::from(*workload))),
                 [] => Err(wrong(format!("no workload in the mesh runs as {only}"))),
                 _ => Err(wrong(format!("{} workloads run as {only}: name one with --workload", own.len()))),
             }

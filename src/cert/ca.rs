@@ -3,8 +3,10 @@
 use super::layout::{Access, CA_KEY, CHAIN, KEY, ROOTS, is_directory_name, write_atomically};
 use crate::model::{Identity, IdentityError};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
+use rustls::pki_types::CertificateDer;
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -12,6 +14,7 @@ use std::{
 };
 use time::OffsetDateTime;
 use x509_parser::pem::parse_x509_pem;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Clocks of two machines may differ by this much before a fresh certificate is refused; a tenth of
 /// its life at most, which is so short that no clock may be wrong then: its half-life must lie ahead.
@@ -24,10 +27,11 @@ pub struct DevCa {
     trust_domain: String,
     issuer: Issuer<'static, KeyPair>,
     root_pem: String,
+    root: CertificateDer<'static>,
     not_after: OffsetDateTime,
 }
 
-/// A certificate fresh from the CA.
+/// A certificate fresh from the CA. Its key is overwritten when it is dropped.
 #[derive(Clone)]
 pub struct IssuedCert {
     /// The leaf.
@@ -102,8 +106,9 @@ impl DevCa {
         params.distinguished_name.push(DnType::CommonName, "cairn development CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let (root_pem, not_after) = (params.self_signed(&key)?.pem(), params.not_after);
-        Ok(Self { trust_domain: trust_domain.to_owned(), issuer: Issuer::new(params, key), root_pem, not_after })
+        let (root, not_after) = (params.self_signed(&key)?, params.not_after);
+        let (root_pem, root) = (root.pem(), root.into());
+        Ok(Self { trust_domain: trust_domain.to_owned(), issuer: Issuer::new(params, key), root_pem, root, not_after })
     }
 
     /// The CA that [`write_directory`](Self::write_directory) left in `dir`.
@@ -112,7 +117,7 @@ impl DevCa {
     /// When a file is missing, is not ours, or the key is not the root's.
     pub fn open(dir: &Path) -> Result<Self, CaError> {
         let (roots, key_path) = (dir.join(ROOTS), dir.join(CA_KEY));
-        let (root_pem, key_pem) = (read(&roots)?, read(&key_path)?);
+        let (root_pem, key_pem) = (read(&roots)?, Zeroizing::new(read(&key_path)?));
         let key = KeyPair::from_pem(&key_pem).map_err(|error| CaError::Content { path: key_path.clone(), source: Some(error) })?;
         let not_ours = || CaError::Content { path: roots.clone(), source: None };
         let (_, pem) = parse_x509_pem(root_pem.as_bytes()).map_err(|_| not_ours())?;
@@ -125,12 +130,18 @@ impl DevCa {
         let not_after = root.validity().not_after.to_datetime();
         let issuer =
             Issuer::from_ca_cert_pem(&root_pem, key).map_err(|error| CaError::Content { path: roots.clone(), source: Some(error) })?;
-        Ok(Self { trust_domain, issuer, root_pem, not_after })
+        let root = CertificateDer::from(pem.contents);
+        Ok(Self { trust_domain, issuer, root_pem, root, not_after })
     }
 
     /// The trust domain whose identities it certifies.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// The root, DER.
+    pub(super) fn root(&self) -> &CertificateDer<'static> {
+        &self.root
     }
 
     /// The root, PEM.
@@ -145,8 +156,14 @@ impl DevCa {
     /// # Errors
     /// When the identity is of another trust domain, or `ttl` is too long.
     pub fn issue(&self, identity: &Identity, ttl: Duration) -> Result<IssuedCert, CaError> {
+        let (leaf, key) = self.sign(identity, ttl)?;
+        Ok(IssuedCert { chain_pem: leaf.pem(), key_pem: key.serialize_pem(), roots_pem: self.root_pem.clone() })
+    }
+
+    /// As [`issue`](Self::issue), for who has no use for PEM.
+    pub(super) fn sign(&self, identity: &Identity, ttl: Duration) -> Result<(Certificate, Zeroizing<KeyPair>), CaError> {
         self.check_trust_domain(identity.trust_domain())?;
-        let key = KeyPair::generate()?;
+        let key = Zeroizing::new(KeyPair::generate()?);
         let mut params = lifetime(ttl)?;
         params.not_after = params.not_after.min(self.not_after);
         // rcgen marks the SAN critical when the subject is empty (RFC 5280 section 4.2.1.6).
@@ -154,8 +171,8 @@ impl DevCa {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(IssuedCert { chain_pem: leaf.pem(), key_pem: key.serialize_pem(), roots_pem: self.root_pem.clone() })
+        let leaf = params.signed_by(&*key, &self.issuer)?;
+        Ok((leaf, key))
     }
 
     /// Writes `out/roots.pem`, `out/ca-key.pem` and, for each identity, `out/NS/SA/` with
@@ -178,7 +195,7 @@ impl DevCa {
         }
         if !present {
             create_dir(out)?;
-            write(&out.join(CA_KEY), &ca.issuer.key().serialize_pem(), Access::Secret)?;
+            write(&out.join(CA_KEY), &Zeroizing::new(ca.issuer.key().serialize_pem()), Access::Secret)?;
             write(&out.join(ROOTS), &ca.root_pem, Access::Public)?;
         }
         for identity in identities {
@@ -204,6 +221,12 @@ impl fmt::Debug for DevCa {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DevCa").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+impl Drop for IssuedCert {
+    fn drop(&mut self) {
+        self.key_pem.zeroize();
     }
 }
 

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
+use zeroize::Zeroizing;
 
 /// The certificate in a directory (see [`super`] for the names of the files). Until a new set of
 /// files is complete, consistent, valid and of the same identity, the old certificate stays.
@@ -276,7 +277,7 @@ fn roots_path(dir: &Path) -> PathBuf {
 fn load(dir: &Path) -> Result<(WorkloadCert, Stamps), FileCertError> {
     let before = Stamps::take(dir)?;
     let (chain_path, key_path) = (dir.join(CHAIN), dir.join(KEY));
-    let (chain, key, roots) = (read(&chain_path)?, read(&key_path)?, read(&before.roots_path)?);
+    let (chain, key, roots) = (read(&chain_path)?, Zeroizing::new(read(&key_path)?), read(&before.roots_path)?);
     if Stamps::take(dir)? != before {
         return Err(FileCertError::Changing { path: dir.to_owned() });
     }

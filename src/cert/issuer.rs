@@ -5,6 +5,7 @@ use crate::{
     model::Identity,
     transport::{CertError, ReplacedFuture, WorkloadCert},
 };
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use std::{
     fmt,
     future::{Future, pending, ready},
@@ -20,6 +21,12 @@ pub trait Issuer: Send + Sync + fmt::Debug + 'static {
     ///
     /// The future may be dropped at any time.
     fn issue<'a>(&'a self, identity: &'a Identity) -> IssueFuture<'a>;
+
+    /// Whether all that it issues comes from one CA, so that the roots that came with the newest
+    /// certificate hold for all of them. Otherwise each is used with its own.
+    fn is_one_authority(&self) -> bool {
+        false
+    }
 
     /// Resolves when there is another certificate than `cert` to be had before its time. Never, for
     /// an issuer that cannot know.
@@ -49,8 +56,9 @@ impl CaIssuer {
 
     fn sign(&self, identity: &Identity) -> Result<Arc<WorkloadCert>, CertError> {
         let refused = |error: CaError| CertError::Unavailable(Arc::new(error));
-        let issued = self.ca.issue(identity, self.ttl).map_err(refused)?;
-        WorkloadCert::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), issued.roots_pem.as_bytes()).map(Arc::new)
+        let (leaf, key) = self.ca.sign(identity, self.ttl).map_err(refused)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        WorkloadCert::from_der(vec![leaf.into()], key.into(), vec![self.ca.root().clone()]).map(Arc::new)
     }
 }
 

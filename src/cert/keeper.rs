@@ -3,7 +3,7 @@
 mod care;
 mod turns;
 
-use super::Issuer;
+use super::{Issuer, trust::Trust};
 use crate::{
     model::Identity,
     transport::{CertError, CertFuture, CertSource, ReplacedFuture, WorkloadCert},
@@ -26,12 +26,14 @@ const TURNS: usize = 8;
 /// The first who needs one causes it to be issued; others wait for the same. It is renewed in the
 /// background at its half-life. When the issuer fails, it is asked again after a wait that grows to
 /// two and a half minutes; a certificate that is still good stays in use meanwhile, and without one
-/// callers get the error at once. What is dropped with the keeper are its tasks, not the
+/// callers get the error at once. When all certificates come from one CA, each is used with the roots
+/// that hold for all of them, and is given out anew when these change. What is dropped with the keeper are its tasks, not the
 /// certificates that were given out.
 #[derive(Debug)]
 pub struct Keeper {
     issuer: Arc<dyn Issuer>,
     turns: Arc<Turns>,
+    trust: Option<Arc<Trust>>,
     runtime: Handle,
     entries: Mutex<HashMap<Identity, Entry>>,
 }
@@ -65,7 +67,8 @@ pub enum CertState {
 impl Keeper {
     /// Keeps what `issuer` gives. Its tasks run on `runtime`, whichever thread asks.
     pub fn new(issuer: Arc<dyn Issuer>, runtime: Handle) -> Self {
-        Self { issuer, turns: Turns::new(TURNS), runtime, entries: Mutex::default() }
+        let trust = issuer.is_one_authority().then(|| Arc::new(Trust::new()));
+        Self { issuer, turns: Turns::new(TURNS), trust, runtime, entries: Mutex::default() }
     }
 
     /// Has a certificate issued that will be needed, after those for which connections wait.
@@ -107,7 +110,13 @@ impl Keeper {
     fn entry<'a>(&self, entries: &'a mut HashMap<Identity, Entry>, identity: &Identity, priority: Priority) -> &'a Entry {
         entries.entry(identity.clone()).or_insert_with(|| {
             let (sender, state) = watch::channel(State::Initializing);
-            let care = Care { identity: identity.clone(), issuer: self.issuer.clone(), turns: self.turns.clone(), state: sender };
+            let care = Care {
+                identity: identity.clone(),
+                issuer: self.issuer.clone(),
+                turns: self.turns.clone(),
+                trust: self.trust.clone(),
+                state: sender,
+            };
             let ticket = self.turns.enqueue(identity, priority);
             Entry { state, _task: AbortOnDropHandle::new(self.runtime.spawn(care.run(ticket))) }
         })

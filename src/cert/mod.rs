@@ -1,5 +1,5 @@
-//! Where certificates come from: files, memory, and a CA for development that writes the files. A
-//! [`Keeper`] holds those of a node, whoever issues them.
+//! Where certificates come from: files, memory, Istio's certificate service, and a CA for
+//! development that writes the files. A [`Keeper`] holds those of a node, whoever issues them.
 //!
 //! Implements [`CertSource`](crate::transport::CertSource); knows nothing of who asks.
 //!
@@ -17,15 +17,18 @@ mod ca;
 mod directory;
 mod file;
 mod issuer;
+mod istio_ca;
 mod keeper;
 mod layout;
 mod memory;
 mod multi;
+mod trust;
 
 pub use ca::{CaError, DevCa, IssuedCert};
 pub use directory::{DirectoryError, is_single, open_directory};
 pub use file::{FileCertError, FileCertSource, Reload};
 pub use issuer::{CaIssuer, IssueFuture, Issuer};
+pub use istio_ca::{CaConfig, IstioCa, IstioCaError};
 pub use keeper::{CertState, CertStatus, Keeper};
 pub use memory::StaticCertSource;
 pub use multi::MultiCertSource;

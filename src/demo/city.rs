@@ -2,7 +2,7 @@
 
 use super::apps::{App, Apps};
 use crate::{
-    app::{AppError, MeshSource, Running, WaypointOptions, start_waypoint},
+    app::{AppError, MeshSource, OwnCertificate, Running, WaypointOptions, start_waypoint},
     cert::{DevCa, MultiCertSource},
     control::manifest::{self, load},
     model::{Mesh, Name, ResourceName, Workload},
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 const TRUST_DOMAIN: &str = "cluster.local";
 const ROOT_NAMESPACE: &str = "istio-system";
+const CLUSTER_DOMAIN: &str = "cluster.local";
 const HBONE: u16 = 15008;
 const SOCKS5: u16 = 15080;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -82,7 +83,7 @@ fn wrong(text: &str) -> AppError {
 fn source(manifests: &Path) -> manifest::Config {
     manifest::Config {
         paths: vec![manifests.to_owned()],
-        cluster_domain: "cluster.local".into(),
+        cluster_domain: CLUSTER_DOMAIN.into(),
         trust_domain: TRUST_DOMAIN.into(),
         root_namespace: ROOT_NAMESPACE.into(),
         lenient: false,
@@ -116,7 +117,7 @@ fn start(
     let at = |port| ListenAddress::At(SocketAddr::new(ip, port));
     let identity_dir = scratch.join("certs").join(pod.identity.namespace()).join(pod.identity.service_account());
     let process = ProcessArgs {
-        identity_dir: Some(identity_dir),
+        identity_dir: None,
         drain_deadline: Duration::from_secs(5),
         access_log: AccessLogMode::All,
         access_log_format: AccessLogFormat::Text,
@@ -127,7 +128,8 @@ fn start(
     };
     let options = WaypointOptions {
         gateway: gateway.clone(),
-        manifests: source(manifests),
+        mesh: source(manifests).into(),
+        certificate: OwnCertificate::directory(identity_dir),
         process,
         hbone_address: SocketAddr::new(ip, HBONE),
         admin: AdminListeners { metrics_address: at(15020), readiness_address: at(15021), admin_address: at(15000) },

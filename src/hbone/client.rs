@@ -1,7 +1,7 @@
 //! The opening side: one HTTP/2 connection on which streams are asked for.
 
 use super::{Config, ConnectHeaders, TunnelIo, keepalive};
-use crate::transport::gather;
+use crate::transport::{gather, tls::Standing};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, uri::Authority};
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Client {
     send: SendRequest<Bytes>,
     shared: Arc<Shared>,
+    standing: Standing,
 }
 
 struct Shared {
@@ -65,11 +66,17 @@ pub enum ConnectError {
 impl Client {
     /// Performs the HTTP/2 handshake and drives the connection in a task of its own. `replaced` tells
     /// that the certificate the tunnel was opened with has been replaced: the tunnel then
-    /// [retires](Self::is_retiring).
+    /// [retires](Self::is_retiring). It breaks off when `standing` says that the peer's own has been
+    /// revoked.
     ///
     /// # Errors
     /// When the handshake fails. No time limit: the caller sets one.
-    pub async fn handshake<IO>(io: IO, config: &Config, replaced: impl Future<Output = ()> + Send + 'static) -> Result<Self, h2::Error>
+    pub async fn handshake<IO>(
+        io: IO,
+        config: &Config,
+        replaced: impl Future<Output = ()> + Send + 'static,
+        standing: Standing,
+    ) -> Result<Self, h2::Error>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -77,7 +84,7 @@ impl Client {
         let (send, mut connection) = builder(config).handshake::<_, Bytes>(io).await?;
         let shared = Arc::new(Shared { open: AtomicUsize::new(0), closed: AtomicBool::new(false), retired: AtomicBool::new(false) });
         let ping_pong = connection.ping_pong().expect("taken once");
-        let (config, state) = (config.clone(), shared.clone());
+        let (config, state, revoked) = (config.clone(), shared.clone(), standing.revoked());
         // The task ends with the connection: when the peer closes it, when pings go unanswered, or when the last handle is dropped.
         tokio::spawn(async move {
             let retire = async {
@@ -86,13 +93,15 @@ impl Client {
                 pending().await
             };
             tokio::select! {
+                biased;
+                revoked = revoked => tracing::warn!(error = &revoked as &dyn std::error::Error, "tunnel closed: the peer's certificate has been revoked"),
                 end = flusher.drive(connection) => if let Err(error) = end { tracing::debug!(%error, "tunnel closed") },
                 () = keepalive::lost(ping_pong, &config) => tracing::warn!("tunnel closed: peer did not answer pings"),
                 () = retire => {}
             }
             state.closed.store(true, Ordering::Relaxed);
         });
-        Ok(Self { send, shared })
+        Ok(Self { send, shared, standing })
     }
 
     /// Streams open now.
@@ -117,6 +126,11 @@ impl Client {
         self.is_retired()
             || self.is_closed()
             || matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+    }
+
+    /// Whether its peer is still to be trusted.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Whether we are done with it.

@@ -20,7 +20,8 @@ pub use server::{Connect, ServerEnd, serve};
 pub use stream::TunnelIo;
 pub use target::{ConnectTarget, TargetError};
 
-use std::{net::IpAddr, time::Duration};
+use crate::transport::Revocation;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 /// The port on which every HBONE peer listens.
 pub const HBONE_PORT: u16 = 15008;
@@ -77,6 +78,9 @@ pub struct Config {
     /// The address that tunnels are opened from, by which policies with `ipBlocks` and telemetry
     /// know the client; the routing table decides when absent.
     pub source_address: Option<IpAddr>,
+    /// The certificates that are revoked. Tunnels to peers that hold one, or pass one on, are not made,
+    /// and closed when that becomes known.
+    pub revocation: Option<Arc<Revocation>>,
 }
 
 impl Default for Config {
@@ -103,6 +107,7 @@ impl Default for Config {
             spread_tunnels: 4,
             max_tunnels: 256,
             source_address: None,
+            revocation: None,
         }
     }
 }

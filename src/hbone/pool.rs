@@ -10,7 +10,11 @@ pub use key::{PoolKey, Via};
 use super::{Client, Config, ConnectHeaders, TunnelIo};
 use crate::{
     model::Identity,
-    transport::{CertError, CertSource, Sockets, TlsError, WorkloadCert, socket::ConnectOptions, tls},
+    transport::{
+        CertError, CertSource, Sockets, TlsError, WorkloadCert,
+        socket::ConnectOptions,
+        tls::{self, Standing},
+    },
 };
 use http::HeaderMap;
 use slot::{Dialed, Slot};
@@ -137,16 +141,17 @@ impl Pool {
                 let options = ConnectOptions { local: config.source_address, ..ConnectOptions::new(config.handshake_timeout) };
                 let dial = async {
                     let io = self.inner.sockets.connect(*address, options).await.map_err(TunnelError::Connect)?;
-                    self.secure(io, key, cert).await
+                    self.secure(io, key, cert, Standing::default()).await
                 };
                 tokio::time::timeout(config.handshake_timeout, dial).await.map_err(|_| TunnelError::Timeout(*address))?
             }
             Via::Through { gateway, authority } => {
                 // The gateway is in our network; only the far side needs to know where the stream comes from.
                 let outer = ConnectHeaders { network: None, ..headers.clone() };
-                let io = self.connect_boxed(gateway, authority, &outer).await?.io;
+                let Opened { io, tunnel, .. } = self.connect_boxed(gateway, authority, &outer).await?;
                 let late = |_| TunnelError::Tls(TlsError::Handshake(io::ErrorKind::TimedOut.into()));
-                tokio::time::timeout(config.handshake_timeout, self.secure(io, key, cert)).await.map_err(late)?
+                let secured = self.secure(io, key, cert, tunnel.standing().clone());
+                tokio::time::timeout(config.handshake_timeout, secured).await.map_err(late)?
             }
         }
     }
@@ -156,14 +161,16 @@ impl Pool {
         Box::pin(self.connect(key, authority, headers))
     }
 
-    async fn secure<IO>(&self, io: IO, key: &PoolKey, cert: Arc<WorkloadCert>) -> Result<Dialed, TunnelError>
+    async fn secure<IO>(&self, io: IO, key: &PoolKey, cert: Arc<WorkloadCert>, outer: Standing) -> Result<Dialed, TunnelError>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (io, peer) = tls::connect(io, &cert, &key.destinations).await.map_err(TunnelError::Tls)?;
+        let config = &self.inner.config;
+        let secured = tls::connect(io, &cert, &key.destinations, config.revocation.as_ref()).await;
+        let (io, peer, standing) = secured.map_err(TunnelError::Tls)?;
         let (certs, used) = (self.inner.certs.clone(), cert.clone());
         let replaced = async move { certs.replaced(&used).await };
-        let client = Client::handshake(io, &self.inner.config, replaced).await.map_err(TunnelError::Handshake)?;
+        let client = Client::handshake(io, config, replaced, standing.within(outer)).await.map_err(TunnelError::Handshake)?;
         Ok(Dialed { client, peer, cert })
     }
 }

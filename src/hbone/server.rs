@@ -3,7 +3,10 @@
 use super::{Config, ConnectTarget, TargetError, TunnelIo, headers, keepalive};
 use crate::{
     runtime::DrainWatch,
-    transport::{Flusher, Gathered, gather},
+    transport::{
+        Flusher, Gathered, gather,
+        tls::{Revoked, Standing},
+    },
 };
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
@@ -130,6 +133,9 @@ pub enum ServerEnd {
     /// The drain deadline passed.
     #[error("closed by drain deadline")]
     Forced,
+    /// A certificate of the peer has been revoked.
+    #[error("the peer's certificate has been revoked")]
+    Revoked(#[source] Revoked),
 }
 
 /// Serves one tunnel until it ends: hands each CONNECT to `on_connect`, which must not block.
@@ -137,8 +143,8 @@ pub enum ServerEnd {
 /// Sends GOAWAY when `drain` is signalled, some time after `replaced` has resolved, when no CONNECT
 /// comes in time, and when the tunnel has been idle for long; open streams go on. `replaced` tells
 /// that the certificate the tunnel was accepted with has been replaced
-/// ([`CertSource::replaced`](crate::transport::CertSource::replaced)). Not cancel safe: dropping it
-/// cuts all streams.
+/// ([`CertSource::replaced`](crate::transport::CertSource::replaced)). Breaks off when `standing` says
+/// that the peer's own has been revoked. Not cancel safe: dropping it cuts all streams.
 ///
 /// # Errors
 /// See [`ServerEnd`]; an orderly end is `Ok`.
@@ -147,17 +153,25 @@ pub async fn serve<IO>(
     config: &Config,
     drain: DrainWatch,
     replaced: impl Future<Output = ()>,
+    standing: &Standing,
     mut on_connect: impl FnMut(Connect),
 ) -> Result<(), ServerEnd>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let (io, flusher) = gather(io);
+    let revoked = standing.revoked();
+    tokio::pin!(revoked);
     let handshake = flusher.drive(builder(config).handshake::<_, Bytes>(io));
-    let mut connection = match tokio::time::timeout(config.handshake_timeout, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(e)) => return Err(ServerEnd::H2(e)),
-        Err(_) => return Err(ServerEnd::HandshakeTimeout),
+    let handshake = tokio::time::timeout(config.handshake_timeout, handshake);
+    let mut connection = tokio::select! {
+        biased;
+        revoked = &mut revoked => return Err(ServerEnd::Revoked(revoked)),
+        handshake = handshake => match handshake {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(e)) => return Err(ServerEnd::H2(e)),
+            Err(_) => return Err(ServerEnd::HandshakeTimeout),
+        },
     };
     let ping_pong = connection.ping_pong().expect("taken once");
     let lost = keepalive::lost(ping_pong, config);
@@ -177,6 +191,13 @@ where
     loop {
         tokio::select! {
             biased;
+            // Before the peer is given anything more.
+            revoked = &mut revoked => {
+                // Not `NO_ERROR`: to the streams that would be an end in good order.
+                connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                flush(&mut connection, &flusher).await;
+                return Err(ServerEnd::Revoked(revoked));
+            }
             next = flusher.drive(connection.accept()) => match next {
                 Some(Ok((_, mut respond))) if activity.live() >= most => respond.send_reset(h2::Reason::REFUSED_STREAM),
                 Some(Ok((request, respond))) => {

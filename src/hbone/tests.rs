@@ -140,14 +140,14 @@ impl Peer {
                 triggers.lock().unwrap().push(trigger);
                 serving.spawn(async move {
                     gate.acquire().await.unwrap().forget();
-                    let Ok((io, client)) = tls::accept(io, &cert).await else { return };
+                    let Ok((io, client, standing)) = tls::accept(io, &cert, config.revocation.as_ref()).await else { return };
                     let mut streams = JoinSet::new();
                     let on_connect = |connect: Connect| {
                         let (authority, headers) = (connect.authority().to_owned(), connect.headers().clone());
                         heard.lock().unwrap().push(Seen { client: client.clone(), authority, headers });
                         streams.spawn(answer(connect));
                     };
-                    let _ = serve(io, &config, watch, pending(), on_connect).await;
+                    let _ = serve(io, &config, watch, pending(), &standing, on_connect).await;
                     ends.fetch_add(1, Ordering::SeqCst);
                 });
             }
@@ -261,7 +261,9 @@ async fn held(config: Config) -> Held {
             pending().await
         }
     };
-    let end = tokio::spawn(async move { serve(far, &config, watch, outdated, |connect| sender.try_send(connect).unwrap()).await });
+    let end = tokio::spawn(async move {
+        serve(far, &config, watch, outdated, &tls::Standing::default(), |connect| sender.try_send(connect).unwrap()).await
+    });
     let (send, connection) = h2::client::handshake(near).await.unwrap();
     let client = tokio::spawn(connection);
     Held { send, connects, end, client, replaced, _trigger: trigger }

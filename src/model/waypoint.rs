@@ -27,6 +27,20 @@ pub struct Waypoint {
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 impl Waypoint {
+    /// What is known of a waypoint whose Gateway is not: a control plane has judged what is bound to
+    /// it, so it takes everything.
+    pub fn implied(name: ResourceName) -> Self {
+        Self {
+            name,
+            class: "istio-waypoint".into(),
+            addresses: Vec::new(),
+            port: 15008,
+            traffic: TrafficType::All,
+            service_account: None,
+            allowed: AllowedNamespaces::All,
+        }
+    }
+
     /// Whether a namespace may bind to it; `info` is what is known of that namespace. The only place
     /// that judges this: a check that says yes where the data path says no would lead around the
     /// waypoint.

@@ -25,6 +25,7 @@ struct State {
     // Counts, because two parts may bear one name.
     blocked: BTreeMap<Cow<'static, str>, usize>,
     failed: Vec<Cow<'static, str>>,
+    notes: BTreeMap<Cow<'static, str>, String>,
 }
 
 impl State {
@@ -62,6 +63,21 @@ impl Readiness {
     pub fn pending(&self) -> Vec<String> {
         let state = self.state.borrow();
         state.blocked.keys().chain(&state.failed).map(ToString::to_string).collect()
+    }
+
+    /// Says something of a part that whoever asks should know, ready or not: that it works with what it
+    /// has, and is cut off from where new things come from, say. `None` takes it back.
+    pub fn note(&self, name: impl Into<Cow<'static, str>>, note: Option<String>) {
+        let name = name.into();
+        self.state.send_if_modified(|state| match note {
+            Some(note) => state.notes.insert(name, note).is_none(),
+            None => state.notes.remove(&name).is_some(),
+        });
+    }
+
+    /// What parts have to say, by name.
+    pub fn notes(&self) -> Vec<String> {
+        self.state.borrow().notes.iter().map(|(name, note)| format!("{name}: {note}")).collect()
     }
 
     /// Whether nothing is pending.
@@ -123,5 +139,18 @@ mod tests {
         drop(block);
         assert_eq!(readiness.pending(), ["draining"]);
         assert!(!readiness.is_ready() && readiness.ready().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_note_hinders_nothing() {
+        let readiness = Readiness::new();
+        readiness.note("xds", Some("disconnected".into()));
+        readiness.note("xds", Some("still disconnected".into()));
+        readiness.note("ca", Some("slow".into()));
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.notes(), ["ca: slow", "xds: still disconnected"]);
+        readiness.note("xds", None);
+        readiness.note("xds", None);
+        assert_eq!(readiness.notes(), ["ca: slow"]);
     }
 }

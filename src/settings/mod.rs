@@ -3,21 +3,32 @@
 //!
 //! [`Cli::read`] is the way in. A flag wins over the variable that its help names.
 
+mod control_plane;
 mod environment;
+mod given;
+mod image;
 mod limits;
 mod listen;
+mod pod;
+mod proxy_config;
 mod read;
 #[cfg(test)]
 mod tests;
 mod values;
+mod waypoint;
 mod ztunnel;
 
+pub use control_plane::{
+    CaSettings, CompliancePolicy, ControlPlane, ControlPlaneArgs, NodeSettings, ServerAddress, TlsSettings, XdsSettings,
+};
 pub use environment::Environment;
 pub use limits::{HboneArgs, WaypointArgs};
 pub use listen::{AdminListeners, ListenAddress, WaypointListeners, ZtunnelListeners};
+pub use pod::PodArgs;
 pub use read::UsageError;
 pub use values::{PodAddress, WorkloadName};
-pub use ztunnel::{DnsArgs, PodArgs, ProxyMode, SocketArgs, ZtunnelCommand};
+pub use waypoint::WaypointCommand;
+pub use ztunnel::{DnsArgs, ProxyMode, SocketArgs, ZtunnelCommand};
 
 use crate::{
     check,
@@ -42,7 +53,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a waypoint: terminate HBONE, apply routes, retries and L7 policy, forward over HBONE
+    /// Run a waypoint: terminate HBONE, apply routes, retries and L7 policy, forward over HBONE.
+    /// `proxy waypoint`, as Istio's Deployment calls it, is the same
     Waypoint(Box<WaypointCommand>),
     /// Run a ztunnel, for the pods of a node or for one workload: capture traffic into HBONE and
     /// apply L4 policy. `proxy ztunnel`, as Istio's DaemonSet calls it, is the same without flags
@@ -55,36 +67,14 @@ pub enum Command {
     Certs(CertsCommand),
 }
 
-/// `cairn waypoint`
-#[derive(Debug, Args)]
-pub struct WaypointCommand {
-    /// The Gateway that this process serves
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = resource_name, env = "CAIRN_GATEWAY")]
-    pub gateway: ResourceName,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub mesh: MeshArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub process: ProcessArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub listeners: WaypointListeners,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub limits: WaypointArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "documented at the type")]
-    pub hbone: HboneArgs,
-}
-
 /// Where the mesh is described.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Mesh")]
 pub struct MeshArgs {
     /// Kubernetes manifests, YAML or JSON: a file, or a directory that is searched; watched for
-    /// changes. May be given several times
-    #[arg(long, value_name = "PATH", required = true, env = "CAIRN_MANIFESTS")]
+    /// changes. May be given several times. Beside a control plane, which then says what workloads and
+    /// services there are, a waypoint reads Gateways, routes, policies and namespaces from them
+    #[arg(long, value_name = "PATH", env = "CAIRN_MANIFESTS")]
     pub manifests: Vec<PathBuf>,
     /// Start although manifests are invalid; what cannot be served is left out and reported
     #[arg(long, env = "CAIRN_LENIENT")]
@@ -114,8 +104,9 @@ pub struct NameArgs {
 pub struct ProcessArgs {
     /// Directory with cert-chain.pem, key.pem and roots.pem (as `cairn certs` makes them; Istio's
     /// root-cert.pem is read as well). Reread when the files change. For a ztunnel in shared mode,
-    /// the top of what `cairn certs` makes
-    #[arg(long, value_name = "DIR", required = true, env = "CAIRN_IDENTITY_DIR")]
+    /// the top of what `cairn certs` makes. Without it certificates come from the SPIFFE Workload API,
+    /// if its socket is told, or else from a CA
+    #[arg(long, value_name = "DIR", env = "CAIRN_IDENTITY_DIR")]
     pub identity_dir: Option<PathBuf>,
     /// After SIGTERM or SIGINT, requests in flight may finish for this long
     #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration, env = "CAIRN_DRAIN_DEADLINE")]

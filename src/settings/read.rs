@@ -1,6 +1,6 @@
 //! From arguments and environment to a [`Cli`].
 
-use super::{Cli, Command, Environment};
+use super::{Cli, Command, Environment, given::Given, image};
 use clap::{
     Arg, CommandFactory as _, FromArgMatches as _,
     builder::Resettable,
@@ -20,6 +20,10 @@ pub enum UsageError {
 }
 
 impl UsageError {
+    pub(super) fn wrong(text: impl Into<String>) -> Self {
+        Self::Environment(text.into())
+    }
+
     pub(super) fn variable(origin: &str, value: &str, reason: impl AsRef<str>) -> Self {
         // An inlined file is not repeated whole.
         let value: String = value.chars().take(128).collect();
@@ -29,7 +33,8 @@ impl UsageError {
 
 impl Cli {
     /// Reads a command line, the program's name first. What a flag does not say, the variable does
-    /// that its help names; `proxy` and whatever follows is `ztunnel` without flags.
+    /// that its help names; `proxy ztunnel` and `proxy waypoint` are what Istio's images are called
+    /// with.
     ///
     /// # Errors
     /// When an argument or a variable is wrong, or asks for what there is not.
@@ -38,30 +43,32 @@ impl Cli {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
-        let mut args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-        // Istio's image takes any words there, and has no flags.
-        if args.get(1).is_some_and(|word| word == "proxy") {
-            args = vec!["cairn".into(), "ztunnel".into()];
-        }
-        // What only a ztunnel reads must not hinder a waypoint.
-        if args.get(1).is_none_or(|word| word != "ztunnel") {
-            return parse(&args, environment);
-        }
-        let environment = environment.clone().of_ztunnel()?;
-        let mut cli = parse(&args, &environment)?;
-        if let Command::Ztunnel(command) = &mut cli.command {
-            command.complete(&environment)?;
+        let mut environment = environment.clone();
+        let args = image::translate(args.into_iter().map(Into::into).collect(), &mut environment)?;
+        // What only one mode reads must not hinder the other.
+        let environment = match args.get(1).and_then(|word| word.to_str()) {
+            Some("ztunnel") => environment.of_ztunnel()?,
+            Some("waypoint") => environment.of_waypoint()?,
+            _ => environment,
+        };
+        let (mut cli, given) = parse(&args, &environment)?;
+        match &mut cli.command {
+            Command::Ztunnel(command) => command.complete(&environment, &given)?,
+            Command::Waypoint(command) => command.complete(&environment, &given)?,
+            Command::Demo(_) | Command::Check(_) | Command::Certs(_) => {}
         }
         Ok(cli)
     }
 }
 
-fn parse(args: &[OsString], environment: &Environment) -> Result<Cli, UsageError> {
+fn parse(args: &[OsString], environment: &Environment) -> Result<(Cli, Given), UsageError> {
     let mut named = Cli::command();
     named.build();
     let command = Cli::command().mut_subcommands(|sub| sub.mut_args(|arg| told(arg, environment)));
     let mut matches = command.try_get_matches_from(args).map_err(|error| blame(error, &named, environment))?;
-    Cli::from_arg_matches_mut(&mut matches).map_err(|error| UsageError::Arguments(error.format(&mut Cli::command())))
+    let given = Given::of(&matches);
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| UsageError::Arguments(error.format(&mut Cli::command())))?;
+    Ok((cli, given))
 }
 
 /// The flag with its variable's value as the default. Clap would read the process's environment,

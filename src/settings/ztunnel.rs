@@ -2,17 +2,18 @@
 //! (contract, 7).
 
 use super::{
-    Environment, HboneArgs, MeshArgs, PodAddress, ProcessArgs, UsageError, WorkloadName, ZtunnelListeners,
-    values::{boolean, duration, lifetime, packet_mark, says_true},
+    ControlPlane, ControlPlaneArgs, Environment, HboneArgs, MeshArgs, PodAddress, PodArgs, ProcessArgs, ServerAddress, UsageError,
+    WorkloadName, ZtunnelListeners,
+    control_plane::{CertificatesFrom, Chosen, Facts, Mode, set_of, without_effect},
+    given::Given,
+    values::{boolean, duration, packet_mark, says_true},
 };
 use crate::transport::socket::Keepalive;
 use clap::{ArgAction::Set, Args, ValueEnum};
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// `cairn ztunnel`
 #[derive(Debug, Args)]
-// One of two suffices; `complete` sees to it, with better words.
-#[command(mut_args(|arg| match arg.get_id().as_str() { "manifests" | "identity_dir" => arg.required(false), _ => arg }))]
 pub struct ZtunnelCommand {
     /// Which workloads are served. By default shared, or dedicated when a workload is named
     #[arg(long, value_name = "MODE", env = "PROXY_MODE")]
@@ -35,7 +36,17 @@ pub struct ZtunnelCommand {
     pub process: ProcessArgs,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
+    pub control_plane: ControlPlaneArgs,
+    /// Ask the control plane only for what is needed, when it is; without DNS proxy only
+    #[arg(long, value_name = "BOOL", action = Set, value_parser = boolean, default_value = "false", help_heading = "Control plane",
+          env = "XDS_ON_DEMAND")]
+    pub xds_on_demand: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented at the type")]
     pub pod: PodArgs,
+    /// The socket of Istio's CNI agent, which announces pods
+    #[arg(long, help_heading = "Node", value_name = "PATH", default_value = "/var/run/ztunnel/ztunnel.sock", env = "INPOD_UDS")]
+    pub inpod_socket: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at the type")]
     pub listeners: ZtunnelListeners,
@@ -83,9 +94,9 @@ pub struct ZtunnelCommand {
     /// Connections open on a listener at a time; above it new ones wait
     #[arg(long, value_name = "N", default_value_t = 16_384, help_heading = "Limits")]
     pub max_connections: usize,
-    /// Life of the certificates that a development CA signs; they are renewed at half of it
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime, help_heading = "Limits", env = "SECRET_TTL")]
-    pub secret_ttl: Duration,
+    /// What comes from a control plane; filled in by [`Cli::read`](super::Cli::read).
+    #[arg(skip)]
+    pub control: ControlPlane,
     /// What has no effect although it is set; to be logged.
     #[arg(skip)]
     pub warnings: Vec<String>,
@@ -100,36 +111,6 @@ pub enum ProxyMode {
     Shared,
     /// One, in whose network namespace the process runs
     Dedicated,
-}
-
-/// Who and where the proxy itself is.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Node")]
-pub struct PodArgs {
-    /// The node, by which workloads are known to be local
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    pub node: Option<String>,
-    /// The network that the node is on
-    #[arg(long, value_name = "NAME", default_value = "", env = "NETWORK")]
-    pub network: String,
-    /// The cluster
-    #[arg(long, value_name = "NAME", default_value = "Kubernetes", env = "CLUSTER_ID")]
-    pub cluster_id: String,
-    /// The proxy's own pod
-    #[arg(long, value_name = "NAME", env = "POD_NAME")]
-    pub pod_name: Option<String>,
-    /// Its namespace
-    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
-    pub pod_namespace: Option<String>,
-    /// Its service account
-    #[arg(long, value_name = "NAME", env = "SERVICE_ACCOUNT")]
-    pub service_account: Option<String>,
-    /// Its address, for a control plane
-    #[arg(long, value_name = "ADDR", env = "INSTANCE_IP")]
-    pub instance_ip: Option<IpAddr>,
-    /// The socket of Istio's CNI agent, which announces pods
-    #[arg(long, value_name = "PATH", default_value = "/var/run/ztunnel/ztunnel.sock", env = "INPOD_UDS")]
-    pub inpod_socket: PathBuf,
 }
 
 /// The DNS proxy.
@@ -197,28 +178,15 @@ impl SocketArgs {
     }
 }
 
-/// Variables that switch something on which there is not, and what they say when they do. To go on
-/// without it would be to promise what is not kept.
-const REFUSED: [(&str, Asks, &str); 6] = [
-    ("XDS_ON_DEMAND", is_true, "there is no on-demand xDS"),
-    ("FAKE_CA", is_true, "there is no built-in CA: `cairn certs` makes one for --identity-dir"),
-    ("TLS12_ENABLED", |value| value == "true", "there is no TLS 1.2, only 1.3"),
-    ("COMPLIANCE_POLICY", |_| true, "compliance policies are not supported"),
-    ("CRL_PATH", |_| true, "certificate revocation lists are not supported"),
-    ("ENABLE_PROXY", |value| value == "false", "a ztunnel that proxies nothing is not supported"),
+/// Variables that ask for what there is not, and what they say when they do. To go on without it
+/// would be to promise what is not kept.
+const REFUSED: [(&str, &str, &str); 2] = [
+    ("FAKE_CA", "true", "there is no built-in CA: `cairn certs` makes one for --identity-dir"),
+    ("ENABLE_PROXY", "false", "a ztunnel that proxies nothing is not supported"),
 ];
 
-/// Whether a value asks for it.
-type Asks = fn(&str) -> bool;
-
-fn is_true(value: &str) -> bool {
-    value == "true"
-}
-
-/// Variables of the xDS client.
-const XDS: [&str; 3] = ["XDS_ADDRESS", "XDS_ROOT_CA", "ALT_XDS_HOSTNAME"];
-/// Variables of the CA client.
-const CA: [&str; 3] = ["CA_ADDRESS", "CA_ROOT_CA", "ALT_CA_HOSTNAME"];
+/// Where the mesh is described, each with its variable and flag.
+const LOCAL: [(&str, &str); 3] = [("CAIRN_MANIFESTS", "manifests"), ("LOCAL_XDS_PATH", "local_xds"), ("LOCAL_XDS", "local_xds_inline")];
 
 impl ZtunnelCommand {
     /// The mode that is meant.
@@ -233,14 +201,13 @@ impl ZtunnelCommand {
         self.sockets.packet_mark.or(usual)
     }
 
-    /// What is beyond single values: refuses what cannot be done and notes what has no effect.
-    pub(super) fn complete(&mut self, environment: &Environment) -> Result<(), UsageError> {
+    /// What is beyond single values: chooses sources, refuses what cannot be done and notes what has
+    /// no effect.
+    pub(super) fn complete(&mut self, environment: &Environment, given: &Given) -> Result<(), UsageError> {
         refuse(environment)?;
-        self.choose_mesh(environment)?;
-        self.choose_certificates(environment)?;
+        self.choose_sources(environment, given)?;
         if self.proxy_mode() == ProxyMode::Shared && self.workload.is_some() {
-            let text = "a workload is named (--workload, PROXY_WORKLOAD_INFO), but the mode is shared";
-            return Err(UsageError::Environment(text.to_owned()));
+            return Err(UsageError::wrong("a workload is named (--workload, PROXY_WORKLOAD_INFO), but the mode is shared"));
         }
         let is_tried_out = self.proxy_mode() == ProxyMode::Dedicated && !self.mesh.manifests.is_empty();
         if !self.socks5.unwrap_or(is_tried_out) {
@@ -252,56 +219,75 @@ impl ZtunnelCommand {
         Ok(())
     }
 
-    /// Manifests or one of the two local forms; a flag leaves aside what only the environment says.
-    fn choose_mesh(&mut self, environment: &Environment) -> Result<(), UsageError> {
-        let given = [!self.mesh.manifests.is_empty(), self.local_xds.is_some(), self.local_xds_inline.is_some()];
-        match given.into_iter().filter(|given| *given).count() {
-            0 => {
-                let asked = environment.get("XDS_ADDRESS").map(|value| format!(" ({}={value})", environment.origin("XDS_ADDRESS")));
-                let asked = asked.unwrap_or_default();
-                Err(UsageError::Environment(format!(
-                    "no mesh: there is no xDS client yet{asked}; give LOCAL_XDS_PATH, LOCAL_XDS or --manifests (CAIRN_MANIFESTS)"
-                )))
+    fn choose_sources(&mut self, environment: &Environment, given: &Given) -> Result<(), UsageError> {
+        let asks = self.asks_control_plane(given)?;
+        let has_ca = self.control_plane.ca_address != Some(ServerAddress::Off);
+        let certificates = self.control_plane.certificates(self.process.identity_dir.is_some(), has_ca, given)?;
+        let chosen = Chosen { xds: asks, certificates };
+        if asks && self.xds_on_demand && self.dns.enabled {
+            return Err(UsageError::wrong(
+                "XDS_ON_DEMAND and the DNS proxy cannot be combined: names can be answered only by who knows them all; \
+                 set ISTIO_META_DNS_CAPTURE=false (--dns=false)",
+            ));
+        }
+        let facts = Facts { mode: Mode::Ztunnel, pod: &self.pod, names: &self.mesh.names, given, on_demand: self.xds_on_demand };
+        self.control = self.control_plane.resolve(chosen, &facts, environment)?;
+        self.warnings = self.control_plane.unused(chosen, given, environment);
+        if asks {
+            let local = set_of(&LOCAL, None, given, environment);
+            self.warnings.extend(without_effect(local, "the mesh comes from the control plane"));
+            self.mesh.manifests.clear();
+            (self.local_xds, self.local_xds_inline) = (None, None);
+        } else if self.xds_on_demand {
+            let set = set_of(&[("XDS_ON_DEMAND", "xds_on_demand")], None, given, environment);
+            self.warnings.extend(without_effect(set, "no control plane is asked for the mesh"));
+        }
+        if certificates != CertificatesFrom::Directory {
+            self.process.identity_dir = None;
+        }
+        Ok(())
+    }
+
+    /// Whether the mesh comes from a control plane: it does unless it is described here. A flag
+    /// leaves aside what only variables say.
+    fn asks_control_plane(&mut self, given: &Given) -> Result<bool, UsageError> {
+        let local_flags = LOCAL.iter().any(|(_, flag)| given.has(flag));
+        match (self.control_plane.xds_by_flag(given), local_flags) {
+            (true, true) => {
+                return Err(UsageError::wrong("only one of --xds-address, --manifests, --local-xds and --local-xds-inline may be given"));
             }
-            1 => {
-                let names = XDS.into_iter().chain(environment.beginning_with("XDS_HEADER_"));
-                self.ignore(environment, names, "there is no xDS client: the mesh is the local one");
-                Ok(())
-            }
-            _ => Err(UsageError::Environment(
-                "only one of LOCAL_XDS_PATH, LOCAL_XDS and CAIRN_MANIFESTS (--local-xds, --local-xds-inline, --manifests) may be set"
-                    .to_owned(),
+            (true, false) => return Ok(true),
+            (false, true) => self.keep_flags(given),
+            (false, false) => {}
+        }
+        let described = [!self.mesh.manifests.is_empty(), self.local_xds.is_some(), self.local_xds_inline.is_some()];
+        match described.into_iter().filter(|is_set| *is_set).count() {
+            0 if self.control_plane.xds_address == Some(ServerAddress::Off) => Err(UsageError::wrong(
+                "no mesh: XDS_ADDRESS is off; give the address of a control plane by XDS_ADDRESS (--xds-address), \
+                 LOCAL_XDS_PATH, LOCAL_XDS or --manifests (CAIRN_MANIFESTS)",
+            )),
+            0 => Ok(true),
+            1 => Ok(false),
+            _ => Err(UsageError::wrong(
+                "only one of LOCAL_XDS_PATH, LOCAL_XDS and CAIRN_MANIFESTS (--local-xds, --local-xds-inline, --manifests) may be set",
             )),
         }
     }
 
-    fn choose_certificates(&mut self, environment: &Environment) -> Result<(), UsageError> {
-        if self.process.identity_dir.is_none() {
-            let asked = environment.get("CA_ADDRESS").map(|value| format!(" (CA_ADDRESS={value})")).unwrap_or_default();
-            return Err(UsageError::Environment(format!(
-                "no certificates: there is no CA client yet{asked}; give --identity-dir (CAIRN_IDENTITY_DIR)"
-            )));
+    fn keep_flags(&mut self, given: &Given) {
+        if !given.has("manifests") {
+            self.mesh.manifests.clear();
         }
-        let names = CA.into_iter().chain(["AUTH_TOKEN"]).chain(environment.beginning_with("CA_HEADER_"));
-        self.ignore(environment, names, "there is no CA client: certificates come from --identity-dir");
-        Ok(())
-    }
-
-    fn ignore<'a>(&mut self, environment: &Environment, names: impl Iterator<Item = &'a str>, why: &str) {
-        let set: Vec<&str> = names.filter(|name| environment.get(name).is_some()).map(|name| environment.origin(name)).collect();
-        if !set.is_empty() {
-            self.warnings.push(format!("without effect: {} ({why})", set.join(", ")));
-        }
+        self.local_xds.take_if(|_| !given.has("local_xds"));
+        self.local_xds_inline.take_if(|_| !given.has("local_xds_inline"));
     }
 }
 
 fn refuse(environment: &Environment) -> Result<(), UsageError> {
-    for (name, asks, reason) in REFUSED {
-        if let Some(value) = environment.get(name).filter(|value| asks(value)) {
+    for (name, refused, reason) in REFUSED {
+        if let Some(value) = environment.get(name).filter(|value| *value == refused) {
             return Err(UsageError::variable(environment.origin(name), value, reason));
         }
-    }
-    for name in ["XDS_ON_DEMAND", "FAKE_CA", "ENABLE_PROXY"] {
         environment.flag(name)?;
     }
     Ok(())

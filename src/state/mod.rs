@@ -25,4 +25,4 @@ pub use endpoints::{EndpointSet, Hop, InFlight, Upstream, UpstreamEndpoint, Upst
 pub use node::{NodeCompiler, NodeService, NodeSnapshot, NodeWorkload, Own, WaypointRoute};
 pub use plan::{BackendPlan, Backends, CompiledRules, Destination, DestinationKind, RetryPlan, RulePlan};
 pub use store::{Compile, Published, SnapshotHandle, Store};
-pub use waypoint::{Admission, WaypointCompiler, WaypointSnapshot};
+pub use waypoint::{Admission, ControlPlaneView, WaypointCompiler, WaypointSnapshot};

@@ -2,6 +2,7 @@
 
 mod admission;
 mod bindings;
+mod control_plane;
 mod endpoints;
 mod incremental;
 mod kept;

@@ -6,6 +6,7 @@ use crate::{
     route::RouteTable,
 };
 use policies::PolicySet;
+use ranges::Ranges;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -13,10 +14,13 @@ use std::{
 };
 
 mod compiler;
+mod own_places;
 mod policies;
+mod ranges;
 mod routes;
 
 pub use compiler::WaypointCompiler;
+pub use own_places::ControlPlaneView;
 
 type Table = Arc<RouteTable<Arc<RulePlan>>>;
 
@@ -27,9 +31,10 @@ pub struct WaypointSnapshot {
     pub version: u64,
     /// What was compiled.
     pub compiled: CompiledRules,
-    /// The Gateway is known; without it nothing is served.
+    /// The Gateway is known and may be a waypoint; without it nothing is served.
     pub bound: bool,
     vips: SharedMap<IpAddr, Ports>,
+    ranges: Arc<Ranges>,
     workloads: SharedMap<IpAddr, Known>,
 }
 
@@ -53,6 +58,20 @@ enum Ports {
 }
 
 impl Ports {
+    /// These, with a virtual address to each.
+    fn at(ports: &[Destination], vip: IpAddr) -> Self {
+        let mut at = ports.iter().map(|port| Arc::new(port.at(SocketAddr::new(vip, port.address.port()))));
+        match (ports.len(), at.next()) {
+            (1, Some(only)) => Self::One(only),
+            (_, first) => Self::Some(first.into_iter().chain(at).collect()),
+        }
+    }
+
+    /// The one that is declared with this number.
+    fn declared(&self, port: u16) -> Option<&Arc<Destination>> {
+        self.as_slice().iter().find(|destination| destination.address.port() == port)
+    }
+
     fn as_slice(&self) -> &[Arc<Destination>] {
         match self {
             Self::One(destination) => std::slice::from_ref(destination),
@@ -87,13 +106,14 @@ impl WaypointSnapshot {
     pub fn admit(&self, target: SocketAddr) -> Admission {
         let target = SocketAddr::new(target.ip().to_canonical(), target.port());
         if let Some(ports) = self.vips.get(&target.ip()) {
-            let declared = ports.as_slice().iter().find(|destination| destination.address.port() == target.port());
-            return declared.map_or(Admission::UndeclaredPort, |destination| Admission::Served(destination.clone()));
+            return ports.declared(target.port()).map_or(Admission::UndeclaredPort, |found| Admission::Served(found.clone()));
         }
-        match self.workloads.get(&target.ip()).and_then(|known| known.plan.as_ref()) {
-            Some(plan) => Admission::Served(plan.destination(target)),
-            None => Admission::NotServed,
+        if let Some(plan) = self.workloads.get(&target.ip()).and_then(|known| known.plan.as_ref()) {
+            return Admission::Served(plan.destination(target));
         }
+        // A range holds only what has no owner of its own.
+        let Some(ports) = self.ranges.find(target.ip()) else { return Admission::NotServed };
+        ports.declared(target.port()).map_or(Admission::UndeclaredPort, |found| Admission::Served(Arc::new(found.at(target))))
     }
 
     /// The workload at an address: the source of a request, for telemetry.
@@ -103,7 +123,7 @@ impl WaypointSnapshot {
 
     /// The services that are served.
     pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
-        self.vips.values().flat_map(|ports| ports.as_slice())
+        self.vips.values().chain(self.ranges.values()).flat_map(|ports| ports.as_slice())
     }
 }
 

@@ -13,16 +13,18 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod text;
+mod xds;
 
 pub use labels::{Reporter, RequestLabels, RequestMetrics, SecurityPolicy, TcpLabels, WorkloadLabels};
 pub use node::{DnsLabels, DnsMetrics, DnsProtocol, OpenSocket, SocketCounters, on_demand_dns};
 pub use process::{
-    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters,
-    handshake_failure,
+    Counters, HandshakeFailure, OpenTunnel, PodCounters, cert_reload, component, config_rejected, config_version, counters, crl_rejection,
+    crl_reload, crl_untracked, handshake_failure,
 };
 pub use system::report_runtimes;
 pub use tcp::{TcpMetrics, TcpSeries};
 pub use text::MetricsFormat;
+pub use xds::{XdsMetrics, XdsTermination, XdsTypeMetrics};
 
 use recorder::Recorder;
 use std::sync::OnceLock;

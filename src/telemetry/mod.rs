@@ -16,7 +16,8 @@ pub use access::{AccessLog, AccessLogFormat, AccessLogMode, SharedMode, UnknownO
 pub use flag::ResponseFlag;
 pub use metrics::{
     Counters, DnsLabels, DnsMetrics, DnsProtocol, HandshakeFailure, MetricsFormat, MetricsHandle, OpenSocket, OpenTunnel, PodCounters,
-    Reporter, RequestLabels, RequestMetrics, SecurityPolicy, SocketCounters, TcpLabels, TcpMetrics, TcpSeries, WorkloadLabels, cert_reload,
-    component, config_rejected, config_version, counters, handshake_failure, install, on_demand_dns, report_runtimes,
+    Reporter, RequestLabels, RequestMetrics, SecurityPolicy, SocketCounters, TcpLabels, TcpMetrics, TcpSeries, WorkloadLabels, XdsMetrics,
+    XdsTermination, XdsTypeMetrics, cert_reload, component, config_rejected, config_version, counters, crl_rejection, crl_reload,
+    crl_untracked, handshake_failure, install, on_demand_dns, report_runtimes,
 };
 pub use record::{Direction, HttpRecord, Record, TcpEvent, TcpParty, TcpRecord};

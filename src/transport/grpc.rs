@@ -60,7 +60,7 @@ pub enum Roots {
 }
 
 /// What goes with each call.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Credentials {
     /// The bearer token.
     pub token: Option<Token>,
@@ -102,6 +102,14 @@ pub enum GrpcError {
     Connect(Uri, #[source] tonic::transport::Error),
 }
 
+impl fmt::Debug for Credentials {
+    /// Without the values of the headers, which may be secrets as well.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Credentials").field("token", &self.token).field("cluster", &self.cluster).field("headers", &headers).finish()
+    }
+}
+
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -128,11 +136,19 @@ impl Server {
     /// # Errors
     /// See [`GrpcError`].
     pub async fn connect(&self) -> Result<Channel, GrpcError> {
+        self.connect_with(&self.roots.read().await?).await
+    }
+
+    /// As [`connect`](Self::connect), with trust anchors that have been read already.
+    ///
+    /// # Errors
+    /// See [`GrpcError`].
+    pub async fn connect_with(&self, roots: &RootCertStore) -> Result<Channel, GrpcError> {
         let host = self.address.host().ok_or_else(|| GrpcError::Address(self.address.clone()))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = self.address.port_u16().unwrap_or(443);
         let name = ServerName::try_from(host.clone()).map_err(|error| GrpcError::Name(host.clone(), error))?;
-        let tls = TlsConnector::from(Arc::new(self.tls(&self.roots.read().await?)?));
+        let tls = TlsConnector::from(Arc::new(self.tls(roots)?));
         let connector = tower::service_fn(move |_: Uri| {
             let (host, name, tls) = (host.clone(), name.clone(), tls.clone());
             async move {

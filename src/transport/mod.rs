@@ -59,4 +59,4 @@ pub use netns::Netns;
 pub use rewind::Rewind;
 pub use socket::OriginalDst;
 pub use sockets::Sockets;
-pub use tls::{CertError, CertFuture, CertSource, ReplacedFuture, TlsError, WorkloadCert};
+pub use tls::{CertError, CertFuture, CertSource, ReplacedFuture, Revocation, RevocationError, TlsError, WorkloadCert};

@@ -162,11 +162,12 @@ impl Waypoint {
                 tracing::error!(%error, "no certificate: no tunnel");
                 HandshakeFailure::Certificate
             })?;
-            let (io, identity) = tls::accept(stream, &cert).await.map_err(|error| handshake_reason(&error, peer))?;
-            Ok((io, identity, cert))
+            let (io, identity, standing) =
+                tls::accept(stream, &cert, own.config.hbone.revocation.as_ref()).await.map_err(|error| handshake_reason(&error, peer))?;
+            Ok((io, identity, standing, cert))
         };
         let limit = own.config.hbone.handshake_timeout;
-        let (io, identity, cert): (tls::ServerStream<TcpStream>, Identity, Arc<WorkloadCert>) =
+        let (io, identity, standing, cert): (tls::ServerStream<TcpStream>, Identity, tls::Standing, Arc<WorkloadCert>) =
             match tokio::time::timeout(limit, handshake).await {
                 Ok(Ok(done)) => done,
                 Ok(Err(reason)) => return handshake_failure(reason),
@@ -175,7 +176,7 @@ impl Waypoint {
         let _open = counters().tunnel();
         tracing::debug!(%peer, %identity, "tunnel opened");
         let on_connect = |connect| self.connect(connect, worker, peer, &identity, &drain);
-        if let Err(error) = hbone::serve(io, &own.config.hbone, drain.clone(), self.certs.replaced(&cert), on_connect).await {
+        if let Err(error) = hbone::serve(io, &own.config.hbone, drain.clone(), self.certs.replaced(&cert), &standing, on_connect).await {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::info!(%peer, %identity, %error, cause, "tunnel closed");
         }
@@ -210,6 +211,7 @@ fn handshake_reason(error: &TlsError, peer: SocketAddr) -> HandshakeFailure {
     tracing::info!(%peer, %error, cause, "handshake refused");
     match error {
         TlsError::Handshake(_) | TlsError::Alpn => HandshakeFailure::Tls,
+        TlsError::Revoked(_) => HandshakeFailure::Revoked,
         TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity | TlsError::TrustDomain { .. } => HandshakeFailure::Identity,
     }
 }

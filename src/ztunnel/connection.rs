@@ -11,7 +11,10 @@ use crate::{
         AccessLog, Direction as Reported, Reporter, ResponseFlag, SecurityPolicy, TcpEvent, TcpLabels, TcpMetrics, TcpParty, TcpRecord,
         WorkloadLabels, counters,
     },
-    transport::copy::{Direction, End, Pieces, bidirectional},
+    transport::{
+        copy::{Direction, End, Pieces, bidirectional},
+        tls::Standing,
+    },
 };
 use std::{
     borrow::Cow,
@@ -144,6 +147,8 @@ fn short_name(service: &Service) -> &str {
 pub(super) struct Connection {
     log: AccessLog,
     started: Instant,
+    // Of the tunnel that it goes through.
+    standing: Standing,
     // Taken at the end.
     open: Option<Box<(TcpRecord, TcpMetrics, Listed)>>,
 }
@@ -158,7 +163,13 @@ impl Connection {
         if shared.log.wants_opened() {
             shared.log.tcp(TcpRecord { event: TcpEvent::Opened, ..about.record() });
         }
-        Self { log: shared.log.clone(), started, open: Some(Box::new((about.record(), metrics, listed))) }
+        Self { log: shared.log.clone(), started, standing: Standing::default(), open: Some(Box::new((about.record(), metrics, listed))) }
+    }
+
+    /// Goes through a tunnel whose peer has this standing.
+    pub(super) fn through(mut self, standing: Standing) -> Self {
+        self.standing = standing;
+        self
     }
 
     /// Copies until both directions have ended, and counts. Dropping the future ends nothing: the
@@ -194,9 +205,13 @@ impl Connection {
     }
 
     /// Ends a connection that stood until one side broke it off: there is no flag for that (contract,
-    /// 6.1), only the error in the access log.
+    /// 6.1), only the error in the access log. Unless its tunnel was closed because the peer's certificate
+    /// has been revoked.
     pub(super) fn broken_off(self, error: &io::Error) {
-        self.end(ResponseFlag::None, Some(error.to_string().into()));
+        match self.standing.check() {
+            Ok(()) => self.end(ResponseFlag::None, Some(error.to_string().into())),
+            Err(revoked) => self.end(ResponseFlag::CertRevoked, Some(revoked.to_string().into())),
+        }
     }
 
     /// Counts the connection as closed and writes its line.
@@ -223,6 +238,7 @@ pub(super) fn refused(
     log: &AccessLog,
     direction: Reported,
     (source, destination): (SocketAddr, SocketAddr),
+    flag: ResponseFlag,
     error: impl Into<Cow<'static, str>>,
 ) {
     if log.wants(true) {
@@ -237,7 +253,7 @@ pub(super) fn refused(
             bytes_sent: 0,
             bytes_recv: 0,
             duration: Duration::ZERO,
-            flag: ResponseFlag::Connect,
+            flag,
             error: Some(error.into()),
         });
     }

@@ -15,7 +15,11 @@ use crate::{
     runtime::Place,
     state::{NodeSnapshot, NodeWorkload},
     telemetry::{Direction as Reported, HandshakeFailure, ResponseFlag, counters, handshake_failure},
-    transport::{Accepted, Cuttable as _, TlsError, WorkloadCert, socket::ConnectOptions, tls},
+    transport::{
+        Accepted, Cuttable as _, TlsError, WorkloadCert,
+        socket::ConnectOptions,
+        tls::{self, Standing},
+    },
 };
 use http::StatusCode;
 use std::{
@@ -31,21 +35,23 @@ struct Tunnel {
     peer: SocketAddr,
     local: SocketAddr,
     identity: Identity,
+    standing: Standing,
 }
 
 /// Serves one tunnel until it ends.
 pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }: Accepted, place: Place) {
     let Some(secured) = shared.unless_forced(Box::pin(secure(&shared, stream, peer))).await else { return };
-    let (io, identity, cert) = match secured {
+    let (io, identity, standing, cert) = match secured {
         Ok(secured) => secured,
         Err((reason, error)) => {
-            connection::refused(&shared.log, Reported::Inbound, (peer, local), error);
+            let flag = if reason == HandshakeFailure::Revoked { ResponseFlag::CertRevoked } else { ResponseFlag::Connect };
+            connection::refused(&shared.log, Reported::Inbound, (peer, local), flag, error);
             return handshake_failure(reason);
         }
     };
     let _open = counters().tunnel();
     tracing::debug!(%peer, %identity, "tunnel opened");
-    let tunnel = Arc::new(Tunnel { peer, local, identity });
+    let tunnel = Arc::new(Tunnel { peer, local, identity, standing });
     let on_connect = |connect| {
         let (shared, tunnel, guard) = (shared.clone(), tunnel.clone(), shared.drain.guard());
         place.workers().for_stream(&place).spawn(|place| async move {
@@ -53,12 +59,14 @@ pub(super) async fn tunnel(shared: Arc<Shared>, Accepted { stream, peer, local }
             serve(&shared, &tunnel, connect).await;
         });
     };
-    if let Err(error) = hbone::serve(io, &shared.config.hbone, shared.drain.clone(), shared.certs.replaced(&cert), on_connect).await {
+    if let Err(error) =
+        hbone::serve(io, &shared.config.hbone, shared.drain.clone(), shared.certs.replaced(&cert), &tunnel.standing, on_connect).await
+    {
         tracing::info!(%peer, identity = %tunnel.identity, %error, cause = cause(&error), "tunnel closed");
     }
 }
 
-type Secured = (tls::ServerStream<TcpStream>, Identity, Arc<WorkloadCert>);
+type Secured = (tls::ServerStream<TcpStream>, Identity, Standing, Arc<WorkloadCert>);
 
 async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<Secured, (HandshakeFailure, String)> {
     let handshake = async {
@@ -68,11 +76,11 @@ async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<
             tracing::error!(%error, "no certificate: no tunnel");
             (HandshakeFailure::Certificate, error.to_string())
         })?;
-        let (io, identity) = tls::accept(stream, &cert).await.map_err(|error| {
+        let (io, identity, standing) = tls::accept(stream, &cert, shared.config.hbone.revocation.as_ref()).await.map_err(|error| {
             tracing::info!(%peer, %error, cause = cause(&error), "handshake refused");
             (reason(&error), error.to_string())
         })?;
-        Ok((io, identity, cert))
+        Ok((io, identity, standing, cert))
     };
     let limit = shared.config.hbone.handshake_timeout;
     let in_time = tokio::time::timeout(limit, handshake).await;
@@ -82,6 +90,7 @@ async fn secure(shared: &Shared, stream: TcpStream, peer: SocketAddr) -> Result<
 fn reason(error: &TlsError) -> HandshakeFailure {
     match error {
         TlsError::Handshake(_) | TlsError::Alpn => HandshakeFailure::Tls,
+        TlsError::Revoked(_) => HandshakeFailure::Revoked,
         TlsError::UnexpectedIdentity { .. } | TlsError::NoIdentity | TlsError::TrustDomain { .. } => HandshakeFailure::Identity,
     }
 }
@@ -114,7 +123,7 @@ async fn answer(shared: &Arc<Shared>, tunnel: &Tunnel, connect: Connect) -> Opti
         Ok(admitted) => admitted,
         Err(refusal) => {
             let error = format!("{refusal}: {}", connect.authority());
-            connection::refused(&shared.log, Reported::Inbound, (tunnel.peer, tunnel.local), error);
+            connection::refused(&shared.log, Reported::Inbound, (tunnel.peer, tunnel.local), ResponseFlag::Connect, error);
             connect.refuse(refusal.status());
             return None;
         }
@@ -164,6 +173,7 @@ async fn admitted(
 ) -> Result<(Arc<NodeSnapshot>, Arc<NodeWorkload>, Admitted), Refusal> {
     let target = admit::target(connect)?;
     let (snapshot, local) = shared.world().await.ok_or(Refusal::UnknownWorkload)?;
+    let snapshot = shared.knowing_peer(snapshot, tunnel.peer.ip(), Some(&target)).await;
     let admitted = admit::admit(&snapshot, here(shared, tunnel, &local), &target)?;
     Ok((snapshot, local, admitted))
 }
@@ -210,7 +220,7 @@ fn open(shared: &Shared, tunnel: &Tunnel, connect: &Connect, known: Known<'_>, s
             is_hbone: true,
         },
     };
-    Connection::open(shared, &about, started)
+    Connection::open(shared, &about, started).through(tunnel.standing.clone())
 }
 
 /// Connects to the workload itself, for a client that came by a tunnel or, if it `is_plain`, did the same.

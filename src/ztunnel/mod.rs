@@ -6,6 +6,7 @@
 
 mod admit;
 mod connection;
+mod demand;
 mod identities;
 mod inbound;
 mod names;
@@ -34,6 +35,7 @@ pub use pods::{
 pub use resolve::{NextHop, Resolved, Source, Tunnel, Unresolved, next_hop};
 
 use crate::{
+    control::xds::Demand,
     dns, hbone,
     model::{Name, ResourceName, Workload},
     runtime::{DrainWatch, Place, Workers},
@@ -70,6 +72,8 @@ pub struct Config {
     pub max_connections: usize,
     /// The network that this proxy is on; empty where there is only one.
     pub network: Name,
+    /// The cluster that this proxy is in.
+    pub cluster: Name,
     /// Connect to the workload from the client's address (needs CAP_NET_ADMIN, and rules that lead
     /// the answers back).
     pub preserve_source: bool,
@@ -93,6 +97,7 @@ impl Default for Config {
             socks5_handshake_timeout: Duration::from_secs(10),
             max_connections: 16_384,
             network: "".into(),
+            cluster: "Kubernetes".into(),
             preserve_source: false,
             localhost_app_tunnel: true,
             response_baggage: true,
@@ -187,6 +192,7 @@ pub struct Ztunnel {
     local: Local,
     certs: Arc<dyn CertSource>,
     mesh: SnapshotHandle<NodeSnapshot>,
+    demand: Option<Demand>,
     log: AccessLog,
     sockets: Sockets,
     workers: Workers,
@@ -211,6 +217,7 @@ impl Ztunnel {
             local,
             certs,
             mesh,
+            demand: None,
             log,
             sockets: Sockets::default(),
             workers,
@@ -238,6 +245,12 @@ impl Ztunnel {
         Self { names, ..self }
     }
 
+    /// The same, over a mesh of which the control plane tells only what it is asked for.
+    #[must_use]
+    pub fn with_demand(self, demand: Option<Demand>) -> Self {
+        Self { demand, ..self }
+    }
+
     /// The same, with its connections in this list.
     fn listed_in(self, open: Arc<OpenConnections>) -> Self {
         Self { open, ..self }
@@ -250,6 +263,8 @@ impl Ztunnel {
         let dns = self.dns.take();
         let shared = Arc::new(self.shared(listeners.own_ports(), drain));
         tokio::spawn(shared::upkeep(shared.clone()));
+        let local = shared.clone();
+        tokio::spawn(async move { local.unless_forced(local.knowing_local()).await });
         let Listeners { inbound, plaintext, outbound, socks5, dns: names } = listeners;
         tokio::join!(
             accept(&shared, (inbound, SocketCounters::destination), &home, |home| home.workers().for_connection(), inbound::tunnel),
@@ -261,7 +276,7 @@ impl Ztunnel {
     }
 
     fn shared(self, own: OwnPorts, drain: DrainWatch) -> Shared {
-        let Self { config, local, certs, mesh, log, sockets, workers, open, names, dns: _ } = self;
+        let Self { config, local, certs, mesh, demand, log, sockets, workers, open, names, dns: _ } = self;
         let pool = |_| hbone::Pool::new(config.hbone.clone(), certs.clone(), sockets.clone());
         let pools = (0..workers.count()).map(pool).collect();
         Shared {
@@ -269,6 +284,7 @@ impl Ztunnel {
             local,
             certs,
             mesh,
+            demand,
             log,
             sockets,
             pools,

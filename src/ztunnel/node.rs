@@ -2,7 +2,10 @@
 
 use super::{Config, Connections, Listeners, Local, RunningProxy, StartProxy, Ztunnel, open::OpenConnections};
 use crate::{
-    control::zds::{Pod, PodInfo},
+    control::{
+        xds::Demand,
+        zds::{Pod, PodInfo},
+    },
     dns,
     model::ResourceName,
     runtime::{DrainWatch, Place, Workers},
@@ -111,6 +114,7 @@ pub struct Node {
     config: NodeConfig,
     certs: Arc<dyn CertSource>,
     mesh: SnapshotHandle<NodeSnapshot>,
+    demand: Option<Demand>,
     workers: Workers,
     log: AccessLog,
 }
@@ -148,7 +152,13 @@ impl Node {
         workers: Workers,
         log: AccessLog,
     ) -> Self {
-        Self { config, certs, mesh, workers, log }
+        Self { config, certs, mesh, demand: None, workers, log }
+    }
+
+    /// The same, over a mesh of which the control plane tells only what it is asked for.
+    #[must_use]
+    pub fn with_demand(self, demand: Option<Demand>) -> Self {
+        Self { demand, ..self }
     }
 
     /// Starts the proxy of this process's own pod: 15008 in its own namespace, by which its metrics are
@@ -207,6 +217,7 @@ impl Node {
         });
         let mut ztunnel = Ztunnel::new(config, local, self.certs, self.mesh, self.workers, self.log)
             .with_names(dns::Resolver::new(self.config.ipv6))
+            .with_demand(self.demand)
             .listed_in(open);
         if let Some(dns) = dns {
             ztunnel = ztunnel.with_dns(dns);

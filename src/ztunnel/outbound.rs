@@ -15,8 +15,9 @@ use crate::{
     state::{InFlight, UpstreamEndpoint},
     telemetry::{Direction as Reported, ResponseFlag, WorkloadLabels, counters, on_demand_dns},
     transport::{
-        Accepted,
+        Accepted, TlsError,
         socket::{self, ConnectOptions, OriginalDst},
+        tls::Standing,
     },
 };
 use http::StatusCode;
@@ -97,6 +98,7 @@ impl OpenError {
     fn flag(&self) -> ResponseFlag {
         match self {
             Self::Tunnel(TunnelError::Certificate(_)) => ResponseFlag::IdentityError,
+            Self::Tunnel(TunnelError::Tls(TlsError::Revoked(_))) => ResponseFlag::CertRevoked,
             Self::Tunnel(TunnelError::Tls(_)) => ResponseFlag::TlsFailure,
             Self::Tunnel(TunnelError::Handshake(_)) => ResponseFlag::H2HandshakeFailure,
             Self::Timeout(TunnelError::Timeout(_)) => ResponseFlag::NetworkPolicy,
@@ -153,7 +155,7 @@ pub(super) async fn captured(shared: Arc<Shared>, Accepted { stream, peer, local
     };
     if is_direct(&shared, dst, local) {
         tracing::warn!(source = %peer, destination = %dst, "dropped: {}", OpenError::Loop);
-        connection::refused(&shared.log, Reported::Outbound, (peer, dst), OpenError::Loop.to_string());
+        connection::refused(&shared.log, Reported::Outbound, (peer, dst), OpenError::Loop.flag(), OpenError::Loop.to_string());
         return socket::reset_on_close(&stream);
     }
     shared.keep_alive(&stream);
@@ -181,10 +183,11 @@ pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: S
         if matches!(error, OpenError::Loop) {
             tracing::warn!(source = %app, destination = %dst, "dropped: {error}");
         }
-        connection::refused(&shared.log, Reported::Outbound, (app, dst), error.to_string());
+        connection::refused(&shared.log, Reported::Outbound, (app, dst), error.flag(), error.to_string());
         error
     };
     let Some((snapshot, local)) = shared.world().await else { return Err(refuse(OpenError::UnknownWorkload)) };
+    let snapshot = shared.knowing(snapshot, &local.workload, dst).await;
     let source = Source { workload: &local.workload, own: &shared.own };
     let client = Client { shared, place, workload: &local.workload, app, dst };
     let mut tried: Vec<Arc<UpstreamEndpoint>> = Vec::new();
@@ -200,6 +203,7 @@ pub(super) async fn open(shared: &Shared, place: &Place, app: SocketAddr, dst: S
         match client.dial(resolved).await {
             Ok(Dialed { io, resolved, far }) => {
                 let connection = Connection::open(shared, &client.about(&resolved, far.as_ref()), started);
+                let connection = connection.through(far.map(|far| far.standing).unwrap_or_default());
                 return Ok(Opened { io, connection, in_flight });
             }
             Err((resolved, error)) => {
@@ -238,6 +242,7 @@ struct Dialed {
 /// The far end of a tunnel, as it has shown itself.
 struct Far {
     identity: Identity,
+    standing: Standing,
     // Where we do not know ourselves who it is.
     baggage: Option<Baggage>,
 }
@@ -293,7 +298,11 @@ impl<'a> Client<'a> {
             network: is_remote.then(|| self.shared.config.network.clone()),
         };
         let opened = self.shared.pool(self.place).connect(&key, &tunnel.authority.to_string(), &headers).await?;
-        let far = Far { identity: opened.peer, baggage: is_remote.then(|| self.shared.told.believe(Baggage::read(&opened.headers))) };
+        let far = Far {
+            identity: opened.peer,
+            standing: opened.tunnel.standing().clone(),
+            baggage: is_remote.then(|| self.shared.told.believe(Baggage::read(&opened.headers))),
+        };
         Ok((Either::Left(opened.io), Some(far)))
     }
 
@@ -349,7 +358,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Identity,
-        transport::{CertError, TlsError},
+        transport::{CertError, tls::Revoked},
     };
 
     /// What Istio's ztunnel knows of (contract, 6.1); its users count by these words.
@@ -359,10 +368,12 @@ mod tests {
         let (address, status) = (SocketAddr::from(([10, 0, 0, 1], 15008)), StatusCode::SERVICE_UNAVAILABLE);
         let identity: Identity = "spiffe://td/ns/app/sa/web".parse().unwrap();
         let stream = |error| OpenError::from(TunnelError::Stream(error));
+        let revoked = Revoked { serial: "7".into(), issuer: "CN=root".into() };
         let rows = [
             (TunnelError::Certificate(CertError::Unknown(identity)).into(), "IDENTITY_ERROR"),
             (TunnelError::Tls(TlsError::Handshake(io())).into(), "TLS_FAILURE"),
             (TunnelError::Tls(TlsError::NoIdentity).into(), "TLS_FAILURE"),
+            (TunnelError::Tls(TlsError::Revoked(revoked)).into(), "CERT_REVOKED"),
             (TunnelError::Handshake(h2()).into(), "H2_HANDSHAKE_FAILURE"),
             (TunnelError::Timeout(address).into(), "NETWORK_POLICY"),
             (TunnelError::Connect(io()).into(), "CONNECT"),

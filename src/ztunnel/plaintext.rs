@@ -46,7 +46,7 @@ pub(super) async fn forward(shared: &Arc<Shared>, stream: TcpStream, peer: Socke
 /// Judges and connects; what is refused has been reported.
 async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Option<(Connection, Tracked, TcpStream)> {
     let (started, dst) = (Instant::now(), canonical(dst));
-    let refuse = |error: &'static str| connection::refused(&shared.log, Reported::Inbound, (peer, dst), error);
+    let refuse = |error: &'static str| connection::refused(&shared.log, Reported::Inbound, (peer, dst), ResponseFlag::Connect, error);
     if shared.own.serves(dst) {
         tracing::warn!(%peer, %dst, "dropped: the destination is this proxy itself");
         refuse("the destination is this proxy itself");
@@ -56,6 +56,7 @@ async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Opt
         refuse("the local workload is not known");
         return None;
     };
+    let snapshot = shared.knowing_peer(snapshot, peer.ip(), None).await;
     let connection = open(shared, &snapshot, &local, (peer, dst), started);
     let tracked = shared.tracker.track(Subject { identity: None, source: peer.ip(), destination: dst });
     if let Err(denied) = shared.judge(&tracked, &local) {

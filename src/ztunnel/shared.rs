@@ -2,6 +2,7 @@
 
 use super::{Config, Local, open::OpenConnections, own::OwnPorts, told::Told, tracker};
 use crate::{
+    control::xds::Demand,
     dns, hbone,
     runtime::{DrainWatch, Place},
     state::{NodeSnapshot, NodeWorkload, SnapshotHandle},
@@ -19,6 +20,8 @@ pub(super) struct Shared {
     pub(super) local: Local,
     pub(super) certs: Arc<dyn CertSource>,
     pub(super) mesh: SnapshotHandle<NodeSnapshot>,
+    // Where the mesh is told of only on demand.
+    pub(super) demand: Option<Demand>,
     pub(super) log: AccessLog,
     pub(super) sockets: Sockets,
     // One for each worker: a tunnel's streams stay on its thread.

@@ -231,7 +231,7 @@ async fn who_cannot_prove_to_belong_to_the_mesh_gets_an_alert() {
     let server_only = with_sans(mesh, &[OWN], |p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]);
     let rows = [
         ("no certificate", None, "CertificateRequired"),
-        ("another CA", Some((other_ca.chain_pem, other_ca.key_pem)), "UnknownCA"),
+        ("another CA", Some((other_ca.chain_pem.clone(), other_ca.key_pem.clone())), "UnknownCA"),
         ("expired", Some(expired), "CertificateExpired"),
         ("not yet valid", Some(not_yet), "CertificateExpired"),
         ("not for clients", Some(server_only), "UnsupportedCertificate"),
@@ -364,7 +364,7 @@ async fn only_connect_is_served_in_a_tunnel() {
     let world = world(|_| {});
     let stream = TcpStream::connect(world.mesh.waypoint).await.unwrap();
     let waypoint = Identity::new(TRUST_DOMAIN, NS, "waypoint").unwrap();
-    let (io, _) = cairn::transport::tls::connect(stream, &world.mesh.cert(NS, "client"), &[waypoint]).await.unwrap();
+    let (io, ..) = cairn::transport::tls::connect(stream, &world.mesh.cert(NS, "client"), &[waypoint], None).await.unwrap();
     let (mut send, connection) = h2::client::handshake(io).await.unwrap();
     tokio::spawn(connection);
     let address = world.mesh.net.addr(10, 80);

@@ -88,9 +88,10 @@ async fn a_ztunnel_that_cannot_do_what_its_environment_asks_does_not_start() {
     let certs = dir.path().join("certs/app/waypoint");
     let certs = certs.to_str().unwrap();
     let rows = [
-        (vec![("XDS_ADDRESS", "istiod:15012")], "there is no xDS client yet (XDS_ADDRESS=istiod:15012)"),
-        (vec![("LOCAL_XDS", "workloads: []"), ("CA_ADDRESS", "istiod:15012")], "there is no CA client yet (CA_ADDRESS=istiod:15012)"),
-        (vec![("TLS12_ENABLED", "true")], "TLS12_ENABLED=\"true\": "),
+        (vec![("XDS_ADDRESS", "http://istiod:15010")], "XDS_ADDRESS=\"http://istiod:15010\": "),
+        (vec![("XDS_ADDRESS", "")], "no mesh: XDS_ADDRESS is off"),
+        (vec![("LOCAL_XDS", "workloads: []"), ("CA_ADDRESS", "")], "no certificates: "),
+        (vec![("FAKE_CA", "true")], "FAKE_CA=\"true\": "),
         (vec![("KEEPALIVE_TIME", "soon")], "KEEPALIVE_TIME=\"soon\": "),
         (vec![("LOCAL_XDS", "workload: []"), ("CAIRN_IDENTITY_DIR", certs)], "1 errors in the local mesh"),
     ];

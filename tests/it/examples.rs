@@ -2,7 +2,7 @@
 
 use crate::support::{Backend, Client, Net, PATIENCE, Peer, client, mesh};
 use cairn::{
-    app::{WaypointOptions, start_waypoint},
+    app::{OwnCertificate, WaypointOptions, start_waypoint},
     cert::DevCa,
     control::{
         local,
@@ -91,8 +91,9 @@ async fn serve(name: &str, mesh: &Mesh, manifests: &Path, dir: &Path) {
     let address = SocketAddr::new(pod.addresses[0], 15008);
     let options = WaypointOptions {
         gateway: gateway.clone(),
-        manifests: mesh::source(vec![manifests.to_owned()], false),
-        process: mesh::process(certs.join(pod.identity.namespace()).join(pod.identity.service_account()), Duration::from_secs(5)),
+        mesh: mesh::source(vec![manifests.to_owned()], false).into(),
+        certificate: OwnCertificate::directory(certs.join(pod.identity.namespace()).join(pod.identity.service_account())),
+        process: mesh::process(Duration::from_secs(5)),
         hbone_address: address,
         admin: mesh::admin(),
         config: cairn::waypoint::Config::default(),

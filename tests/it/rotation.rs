@@ -39,8 +39,8 @@ fn dir(mesh: &Mesh) -> PathBuf {
 /// What a fresh handshake shows of the waypoint.
 async fn shown(mesh: &Mesh) -> Vec<u8> {
     let stream = TcpStream::connect(mesh.waypoint).await.unwrap();
-    let (io, _) =
-        soon("handshake", tls::connect(stream, &mesh.cert(NS, "client"), &[waypoint_id()])).await.expect("the waypoint is trusted");
+    let (io, ..) =
+        soon("handshake", tls::connect(stream, &mesh.cert(NS, "client"), &[waypoint_id()], None)).await.expect("the waypoint is trusted");
     io.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }
 

@@ -129,7 +129,7 @@ async fn a_kubernetes_volume_is_followed_and_open_streams_go_on() {
     let handshake = async |client: &WorkloadCert, server: &WorkloadCert| {
         let (near, far) = duplex(1 << 16);
         let expected = [id("web")];
-        let (client, server) = tokio::join!(tls::connect(near, client, &expected), tls::accept(far, server));
+        let (client, server) = tokio::join!(tls::connect(near, client, &expected, None), tls::accept(far, server, None));
         (client.unwrap().0, server.unwrap().0)
     };
     let (mut client, mut server) = handshake(&first, &first).await;

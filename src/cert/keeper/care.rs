@@ -2,13 +2,14 @@
 
 use super::turns::{Priority, Ticket, Turns};
 use crate::{
-    cert::Issuer,
+    cert::{Issuer, trust::Trust},
     model::Identity,
     telemetry,
     transport::{CertError, WorkloadCert},
 };
 use std::{
     error::Error,
+    future::pending,
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -45,6 +46,8 @@ pub(super) struct Care {
     pub(super) identity: Identity,
     pub(super) issuer: Arc<dyn Issuer>,
     pub(super) turns: Arc<Turns>,
+    /// The roots that hold, when all certificates come from one CA.
+    pub(super) trust: Option<Arc<Trust>>,
     pub(super) state: watch::Sender<State>,
 }
 
@@ -64,8 +67,16 @@ impl State {
 }
 
 impl Care {
+    /// Until the line is gone, which does not happen before its keeper is.
+    pub(super) async fn run(self, ticket: Ticket) {
+        tokio::select! {
+            () = self.supply(ticket) => {}
+            () = self.follow_trust() => {}
+        }
+    }
+
     /// Asks for a certificate when the ticket says so, and again and again when the time has come.
-    pub(super) async fn run(self, mut ticket: Ticket) {
+    async fn supply(&self, mut ticket: Ticket) {
         let mut failures = 0;
         // A ticket fails only when the line is gone, and the line is held by `self`.
         while let Ok(turn) = ticket.await {
@@ -91,6 +102,31 @@ impl Care {
         }
     }
 
+    /// Has the certificate in use give way to the same with other roots, whenever other roots hold.
+    async fn follow_trust(&self) {
+        let Some(trust) = &self.trust else { return pending().await };
+        let mut changes = trust.subscribe();
+        loop {
+            trust.changed(&mut changes).await;
+            let in_use = match &*self.state.borrow() {
+                State::Available(cert, _) => cert.clone(),
+                State::Initializing | State::Unavailable(_) => continue,
+            };
+            match trust.apply(&in_use) {
+                Ok(cert) => {
+                    self.state.send_if_modified(|state| match state {
+                        State::Available(current, _) if !Arc::ptr_eq(current, &cert) => {
+                            *current = cert;
+                            true
+                        }
+                        State::Available(..) | State::Initializing | State::Unavailable(_) => false,
+                    });
+                }
+                Err(error) => tracing::warn!(identity = %self.identity, error = reason(&error), "the old roots stay"),
+            }
+        }
+    }
+
     async fn issue(&self) -> Result<Arc<WorkloadCert>, CertError> {
         let issued = tokio::time::timeout(ISSUE_TIMEOUT, self.issuer.issue(&self.identity)).await;
         let late = |_| Err(CertError::Unavailable(Arc::new(io::Error::from(io::ErrorKind::TimedOut))));
@@ -98,8 +134,10 @@ impl Care {
         if *cert.identity() != self.identity {
             return Err(CertError::Unavailable(Arc::new(WrongIdentity(cert.identity().clone()))));
         }
-        cert.verify(SystemTime::now())?;
-        Ok(cert)
+        let Some(trust) = &self.trust else { return cert.verify(SystemTime::now()).map(|()| cert) };
+        trust.join(&cert)?.verify(SystemTime::now())?;
+        trust.learn(cert.anchors(), Instant::now() + remaining(cert.not_after()));
+        trust.apply(&cert)
     }
 
     /// The certificate in use from now on: the one there is, if the issuer has nothing newer.

@@ -260,6 +260,51 @@ async fn a_good_certificate_stays_while_the_issuer_fails_and_its_end_is_not_miss
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_good_certificate_outlives_answers_that_are_of_no_use() {
+    let (fake, keeper) = Fake::new();
+    let web = id("web");
+    let first = keeper.fetch(&web).await.unwrap();
+    *fake.impostor.lock().unwrap() = Some(id("mallory"));
+    fake.asked_times(4).await;
+    settle().await;
+    assert!(Arc::ptr_eq(&keeper.fetch(&web).now_or_never().expect("from memory").unwrap(), &first));
+    assert!(keeper.replaced(&first).now_or_never().is_none());
+    *fake.impostor.lock().unwrap() = None;
+    timeout(LATE * 10, keeper.replaced(&first)).await.expect("the next good answer is used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_end_of_a_certificate_nobody_waits_for_an_issuer_that_is_silent() {
+    let (fake, keeper) = Fake::with(TTL, 1);
+    let web = id("web");
+    let started = Instant::now();
+    keeper.fetch(&web).await.unwrap();
+    // From its half-life on it is asked for, and no answer comes.
+    sleep(TTL - Duration::from_secs(2) - started.elapsed()).await;
+    keeper.fetch(&web).now_or_never().expect("from memory").expect("still good");
+    assert!(fake.asked().len() > 2, "{:?}", fake.asked().len());
+    sleep(Duration::from_secs(3)).await;
+    assert!(keeper.fetch(&web).now_or_never().expect("at once").is_err());
+    sleep(LATE).await;
+    assert!(keeper.fetch(&web).now_or_never().expect("at once").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_moment_that_a_certificate_ends_callers_are_told_so() {
+    let (_fake, keeper) = Fake::with(TTL, 1);
+    let web = id("web");
+    let started = Instant::now();
+    keeper.fetch(&web).await.unwrap();
+    let mut last = Ok(());
+    while last.is_ok() && started.elapsed() < TTL * 2 {
+        advance(Duration::from_millis(100)).await;
+        last = keeper.fetch(&web).now_or_never().expect("at once").map(|_| ());
+    }
+    assert!(matches!(last, Err(CertError::Expired { .. })), "{last:?}");
+    assert!(between(started.elapsed(), TTL - Duration::from_secs(2), TTL + Duration::from_secs(1)), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_forgotten_identity_is_asked_for_anew() {
     let (fake, keeper) = Fake::new();
     let web = id("web");

@@ -45,6 +45,7 @@ impl TunnelError {
                 }
                 TlsError::NoIdentity => TlsError::NoIdentity,
                 TlsError::TrustDomain { got, own } => TlsError::TrustDomain { got: got.clone(), own: own.clone() },
+                TlsError::Revoked(revoked) => TlsError::Revoked(revoked.clone()),
                 TlsError::Alpn => TlsError::Alpn,
             }),
             Self::Handshake(error) => Self::Handshake(copy_h2(error)),

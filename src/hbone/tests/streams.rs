@@ -10,9 +10,12 @@ async fn pair(config: Config) -> (TunnelIo, TunnelIo, JoinSet<()>) {
     let server = config.clone();
     tasks.spawn(async move {
         let (_trigger, watch) = drain::new();
-        let _ = serve(far, &server, watch, pending(), |connect| sender.try_send(connect.accept(None).unwrap()).unwrap()).await;
+        let _ = serve(far, &server, watch, pending(), &tls::Standing::default(), |connect| {
+            sender.try_send(connect.accept(None).unwrap()).unwrap()
+        })
+        .await;
     });
-    let client = Client::handshake(near, &config, pending()).await.unwrap();
+    let client = Client::handshake(near, &config, pending(), tls::Standing::default()).await.unwrap();
     let connect = client.reserve();
     let headers = ConnectHeaders::default();
     let (theirs, ours) = soon("stream", async { tokio::join!(receiver.recv(), connect.connect(ECHO, &headers, &config)) }).await;

@@ -34,7 +34,7 @@ async fn opening(io: &mut (impl AsyncRead + Unpin)) -> (Vec<(u16, u32)>, u32) {
 #[tokio::test]
 async fn a_client_opens_with_the_settings_of_the_contract() {
     let (near, mut far) = duplex(64 << 10);
-    let _client = Client::handshake(near, &Config::default(), pending()).await.unwrap();
+    let _client = Client::handshake(near, &Config::default(), pending(), tls::Standing::default()).await.unwrap();
     let mut preface = [0; 24];
     soon("preface", far.read_exact(&mut preface)).await.unwrap();
     assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -47,7 +47,7 @@ async fn a_client_opens_with_the_settings_of_the_contract() {
 async fn a_server_opens_with_the_settings_of_the_contract_but_for_more_streams() {
     let (near, mut far) = duplex(64 << 10);
     let (_trigger, watch) = drain::new();
-    let serving = tokio::spawn(async move { serve(near, &Config::default(), watch, pending(), drop).await });
+    let serving = tokio::spawn(async move { serve(near, &Config::default(), watch, pending(), &tls::Standing::default(), drop).await });
     far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     // Streams, stream window, frame size, header list. The reference allows 200 streams.
     let settings = vec![(3, 1024), (4, 4_194_304), (5, 1_048_576), (6, 65_536)];
@@ -59,7 +59,7 @@ async fn a_server_opens_with_the_settings_of_the_contract_but_for_more_streams()
 async fn connect_head(headers: ConnectHeaders) -> http::request::Parts {
     let (near, far) = duplex(64 << 10);
     let config = Config::default();
-    let client = Client::handshake(near, &config, pending()).await.unwrap();
+    let client = Client::handshake(near, &config, pending(), tls::Standing::default()).await.unwrap();
     let opening = tokio::spawn(async move { client.reserve().connect("[fd00::1]:80", &headers, &config).await });
     let mut server = h2::server::handshake(far).await.unwrap();
     let (request, _respond) = soon("CONNECT", server.accept()).await.unwrap().unwrap();

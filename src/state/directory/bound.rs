@@ -1,5 +1,7 @@
 //! Which waypoint something is bound to. The only place that judges it: a ztunnel that says yes
-//! where a waypoint says no would lead around the waypoint, or to one that refuses.
+//! where a waypoint says no would lead around the waypoint, or to one that refuses. Where a control
+//! plane has judged, what is left is to find who is at a place: a ztunnel by `node::places`, a waypoint
+//! by `waypoint::own_places`.
 
 use super::Directory;
 use crate::model::{GatewayAddress, Kind, Name, ResourceName, Service, Waypoint, WaypointAddress, WaypointBinding, Workload};

@@ -25,6 +25,8 @@ use std::{
 pub enum Own {
     /// These, by uid.
     Workloads(HashSet<Name>),
+    /// The one of this name, under whatever uid.
+    Named(ResourceName),
     /// Those that run on this node; without a name, on any.
     Node(Option<Name>),
 }
@@ -33,6 +35,7 @@ impl Own {
     fn contains(&self, workload: &Workload) -> bool {
         match self {
             Self::Workloads(uids) => uids.contains(&workload.uid),
+            Self::Named(own) => workload.namespace == own.namespace && workload.name == own.name && workload.l4.network.is_none(),
             Self::Node(Some(node)) => workload.node == *node && workload.l4.network.is_none(),
             Self::Node(None) => workload.l4.network.is_none(),
         }

@@ -7,7 +7,10 @@ use crate::{
     model::{
         ApplicationTunnel, GatewayAddress, GatewayDestination, IpFamilies, NetworkAddress, ServiceL4, StringMatch, Visibility, WorkloadL4,
     },
-    state::tests::bindings::seen,
+    state::tests::{
+        bindings::seen,
+        control_plane::{here, view},
+    },
 };
 use fastrand::Rng;
 use ipnet::IpNet;
@@ -335,7 +338,8 @@ fn admission(snapshot: &WaypointSnapshot, address: SocketAddr) -> String {
 
 fn waypoint_view(snapshot: &WaypointSnapshot) -> String {
     let mut view = format!("{} {:?}\n", snapshot.bound, snapshot.compiled);
-    for ip in (0..5).flat_map(|n| [virtual_address(n), pod_address(n)]) {
+    // Addresses that only ranges hold are among them.
+    for ip in (0..8).flat_map(|n| [virtual_address(n), pod_address(n)]) {
         for port in [80, 81, 15008] {
             let _ = writeln!(view, "{ip}:{port} {}", admission(snapshot, SocketAddr::new(ip, port)));
         }
@@ -392,13 +396,43 @@ fn node_view(snapshot: &NodeSnapshot) -> String {
     view
 }
 
+/// As a control plane tells it: places in place of labels, half of them this waypoint's.
+fn told_by_a_control_plane(resource: Resource) -> Resource {
+    let place = |binding: &WaypointBinding| match binding {
+        WaypointBinding::To(name) if *name == gateway() => WaypointBinding::At(here()),
+        WaypointBinding::To(name) => {
+            WaypointBinding::At(GatewayAddress { destination: GatewayDestination::Hostname(key(&name.namespace, &name.name)), port: 15008 })
+        }
+        WaypointBinding::Inherit => {
+            let destination = GatewayDestination::Address(NetworkAddress { network: None, address: virtual_address(1) });
+            WaypointBinding::At(GatewayAddress { destination, port: 15008 })
+        }
+        WaypointBinding::None | WaypointBinding::At(_) => binding.clone(),
+    };
+    match resource {
+        Resource::Service(s) => Resource::from(Service { waypoint: place(&s.waypoint), ..(*s).clone() }),
+        Resource::Workload(w) => Resource::from(Workload { waypoint: place(&w.waypoint), ..(*w).clone() }),
+        other => other,
+    }
+}
+
 fn check<C: Compile>(batches: &[Vec<Step>], compiler: impl Fn() -> C, view: impl Fn(&C::Snapshot) -> String) -> Result<(), TestCaseError> {
+    check_told(batches, Some, compiler, view)
+}
+
+/// Checks with resources as `told`; those that are not told are not there.
+fn check_told<C: Compile>(
+    batches: &[Vec<Step>],
+    told: impl Fn(Resource) -> Option<Resource>,
+    compiler: impl Fn() -> C,
+    view: impl Fn(&C::Snapshot) -> String,
+) -> Result<(), TestCaseError> {
     let mut store = Store::new(compiler());
     let mut mesh = BTreeMap::new();
     for batch in batches {
         let mut changes = Vec::new();
         for &(kind, n, seed) in batch {
-            let resource = resource(kind, n, seed.unwrap_or_default());
+            let Some(resource) = told(resource(kind, n, seed.unwrap_or_default())) else { continue };
             let key = resource.key();
             changes.push(match seed {
                 Some(_) => {
@@ -438,6 +472,17 @@ proptest! {
     #[test]
     fn a_waypoint_compiled_step_by_step_is_as_compiled_anew(batches in batches()) {
         check(&batches, || WaypointCompiler::new(gateway(), ROOT), waypoint_view)?;
+    }
+
+    #[test]
+    fn a_waypoint_that_a_control_plane_places_compiled_step_by_step_is_as_compiled_anew(batches in batches(), has_gateway: bool) {
+        let told = |resource| match resource {
+            Resource::Waypoint(_) if !has_gateway => None,
+            resource => Some(told_by_a_control_plane(resource)),
+        };
+        // The instance is now and then among the workloads.
+        let view = || ControlPlaneView { instance_ip: Some(pod_address(4)), ..view() };
+        check_told(&batches, told, || WaypointCompiler::new(gateway(), ROOT).with_control_plane(view()), waypoint_view)?;
     }
 
     #[test]

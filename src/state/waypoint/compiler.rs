@@ -1,8 +1,11 @@
 //! Compiling for one waypoint: what a batch has touched, and nothing else.
 
 use super::{
-    Known, Ports, Table, WaypointSnapshot, WorkloadPlan, passthrough,
+    ControlPlaneView, Known, Ports, Table, WaypointSnapshot, WorkloadPlan,
+    own_places::OwnPlaces,
+    passthrough,
     policies::{Governed, Policies, PolicySets},
+    ranges::Ranges,
     routes::{Routes, TableKey, Tables},
 };
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     },
     state::{
         Changed, Compile, CompiledRules, Delta, Destination, DestinationKind, Directory, Upstream, Upstreams, counted::List,
-        shared::SharedMap,
+        directory::precedence, shared::SharedMap,
     },
 };
 use std::{
@@ -25,6 +28,9 @@ use std::{
 #[derive(Debug)]
 pub struct WaypointCompiler {
     gateway: ResourceName,
+    view: Option<ControlPlaneView>,
+    // Where it is in that view, as of the last compilation.
+    own: Option<OwnPlaces>,
     routes: Routes,
     policies: Policies,
     upstreams: Upstreams,
@@ -35,6 +41,9 @@ pub struct WaypointCompiler {
     bound: bool,
     destinations: usize,
     vips: SharedMap<IpAddr, Ports>,
+    // The ports of services that have ranges.
+    ranged: HashMap<ServiceKey, Box<[Destination]>>,
+    ranges: Arc<Ranges>,
     known: SharedMap<IpAddr, Known>,
 }
 
@@ -71,6 +80,8 @@ impl WaypointCompiler {
         Self {
             policies: Policies::new(gateway.clone(), root_namespace.into()),
             gateway,
+            view: None,
+            own: None,
             routes: Routes::default(),
             upstreams: Upstreams::default(),
             tables: Tables::default(),
@@ -80,8 +91,18 @@ impl WaypointCompiler {
             bound: false,
             destinations: 0,
             vips: SharedMap::default(),
+            ranged: HashMap::new(),
+            ranges: Arc::default(),
             known: SharedMap::default(),
         }
+    }
+
+    /// Serves what a control plane has bound to the place where this waypoint is, and nothing else:
+    /// that has judged labels, allowed namespaces, kinds of traffic and service accounts already. There
+    /// need not be a Gateway then.
+    #[must_use]
+    pub fn with_control_plane(self, view: ControlPlaneView) -> Self {
+        Self { view: Some(view), ..self }
     }
 }
 
@@ -91,14 +112,17 @@ impl Compile for WaypointCompiler {
     fn compile(&mut self, directory: &Directory, delta: &Delta, version: u64) -> WaypointSnapshot {
         self.index(delta);
         delta.members.iter().for_each(|key| self.upstreams.refresh(directory, key));
-        let Some(waypoint) = directory.mesh().waypoints.get(&self.gateway).filter(|w| w.is_usable()) else {
+        let Some(waypoint) = self.waypoint(directory) else {
             // What was compiled is kept for when the Gateway comes back.
             self.bound = false;
             return WaypointSnapshot { version, ..WaypointSnapshot::default() };
         };
-        let dirty = self.dirty(directory, delta, waypoint);
+        let own = self.view.as_ref().map(|view| OwnPlaces::find(view, &waypoint, directory));
+        let has_moved = std::mem::replace(&mut self.own, own) != self.own;
+        let dirty = self.dirty(directory, delta, has_moved);
         self.bound = true;
-        let mut run = Run { compiler: self, waypoint, directory, vips: HashMap::new(), known: Vec::new(), old: Vec::new() };
+        let (vips, known, old) = Default::default();
+        let mut run = Run { compiler: self, waypoint: &waypoint, directory, vips, is_ranged: false, known, old };
         let services = &directory.mesh().services;
         dirty.services.iter().for_each(|key| run.service(key, services.get(key)));
         if dirty.all_services {
@@ -106,13 +130,15 @@ impl Compile for WaypointCompiler {
         }
         dirty.addresses.iter().for_each(|address| run.address(*address));
         run.finish();
+        let ranged: usize = self.ranges.values().map(|ports| ports.as_slice().len()).sum();
         let compiled = CompiledRules {
-            destinations: self.destinations + self.workloads.len(),
+            destinations: self.destinations + ranged + self.workloads.len(),
             route_matches: self.tables.matches(),
             policy_rules: self.sets.rules(),
             upstreams: self.upstreams.len(),
         };
-        WaypointSnapshot { version, compiled, bound: true, vips: self.vips.clone(), workloads: self.known.clone() }
+        let (vips, ranges, workloads) = (self.vips.clone(), self.ranges.clone(), self.known.clone());
+        WaypointSnapshot { version, compiled, bound: true, vips, ranges, workloads }
     }
 
     /// Not the routes and policies of other Gateways, nor policies for workloads. A route for a
@@ -141,41 +167,50 @@ impl WaypointCompiler {
         }
     }
 
-    /// Which scopes may look different now.
-    fn dirty(&mut self, directory: &Directory, delta: &Delta, waypoint: &Waypoint) -> Dirty {
+    /// The Gateway, if it can be a waypoint. A control plane tells what is bound to this waypoint
+    /// without telling of its Gateway; one that is there says more, and may bar everything.
+    fn waypoint(&self, directory: &Directory) -> Option<Arc<Waypoint>> {
+        let implied = || self.view.as_ref().map(|_| Arc::new(Waypoint::implied(self.gateway.clone())));
+        directory.mesh().waypoints.get(&self.gateway).cloned().or_else(implied).filter(|waypoint| waypoint.is_usable())
+    }
+
+    /// Which scopes may look different now. What is served, of routes and policies apart, is decided by
+    /// the service or workload itself, its namespace, the Gateway, and where this waypoint is.
+    fn dirty(&mut self, directory: &Directory, delta: &Delta, has_moved: bool) -> Dirty {
         let mut dirty = Dirty { services: delta.members.clone(), all_services: false, addresses: delta.addresses.clone() };
         for vip in &delta.vips {
             dirty.services.extend(directory.claiming(*vip).map(|s| s.key.clone()));
         }
         let of_gateway = delta.waypoints.iter().flat_map(|changed| changed.each()).any(|w| w.name == self.gateway);
-        if of_gateway || !self.bound {
+        if of_gateway || has_moved || !self.bound {
             self.policies.forget_gateway();
             dirty.addresses.extend(directory.addresses().chain(self.known.keys()));
-            self.all(directory, delta, waypoint, &mut dirty);
+            self.all(directory, delta, &mut dirty);
             return dirty;
         }
         let mut everything = false;
         for route in self.changed_routes(delta) {
-            everything |= self.attached(route, directory, waypoint, &mut dirty);
+            everything |= self.attached(route, &mut dirty);
         }
         for policy in delta.policies.iter().flat_map(|changed| changed.each()) {
             for governed in self.policies.governed(policy) {
                 match governed {
                     Governed::Everything => everything = true,
                     Governed::Service(key) => drop(dirty.services.insert(key.clone())),
-                    Governed::Namespace(name) => namespace(directory, name, waypoint, &mut dirty),
+                    Governed::Namespace(name) => self.served_in(directory, name, &mut dirty),
                 }
             }
         }
-        delta.namespaces.iter().for_each(|name| namespace(directory, name, waypoint, &mut dirty));
+        delta.namespaces.iter().for_each(|name| bound_by(directory, name, &mut dirty));
         if everything {
-            self.all(directory, delta, waypoint, &mut dirty);
+            self.all(directory, delta, &mut dirty);
         }
         dirty
     }
 
-    /// Everything is dirty. Going through the services in order is many times faster than by key.
-    fn all(&self, directory: &Directory, delta: &Delta, waypoint: &Waypoint, dirty: &mut Dirty) {
+    /// Everything that is served is dirty. Going through the services in order is many times faster
+    /// than by key.
+    fn all(&self, directory: &Directory, delta: &Delta, dirty: &mut Dirty) {
         dirty.all_services = true;
         let removed = delta.services.iter().filter(|changed| changed.new.is_none()).flat_map(Changed::each);
         dirty.services = removed.map(|service| service.key.clone()).collect();
@@ -183,9 +218,18 @@ impl WaypointCompiler {
             let services = &directory.mesh().services;
             dirty.services.extend(self.services.keys().filter(|key| !services.contains_key(key)).cloned());
         }
-        if waypoint.traffic.workloads() {
-            dirty.addresses.extend(directory.addresses());
-        }
+        dirty.addresses.extend(self.workloads.keys());
+    }
+
+    /// Notes all that is served in a namespace.
+    fn served_in(&self, directory: &Directory, name: &Name, dirty: &mut Dirty) {
+        dirty.services.extend(directory.services_in(name).map(|s| s.key.clone()));
+        dirty.addresses.extend(self.served_workloads().filter(|(_, w)| w.namespace == *name).map(|(address, _)| address));
+    }
+
+    /// The workloads that are served, as of the last compilation.
+    fn served_workloads(&self) -> impl Iterator<Item = (IpAddr, &Workload)> {
+        self.workloads.keys().filter_map(|address| Some((*address, &*self.known.get(address)?.workload)))
     }
 
     /// The routes that have changed, or whose backends may be others.
@@ -197,7 +241,7 @@ impl WaypointCompiler {
     }
 
     /// Notes what a route is attached to; whether that is everything.
-    fn attached(&self, route: &HttpRoute, directory: &Directory, waypoint: &Waypoint, dirty: &mut Dirty) -> bool {
+    fn attached(&self, route: &HttpRoute, dirty: &mut Dirty) -> bool {
         let mut everything = false;
         for parent in &route.parents {
             match parent {
@@ -205,10 +249,8 @@ impl WaypointCompiler {
                 Parent::ServiceAccount(account) => {
                     let running = self.services.iter().filter(|(_, served)| served.account.as_ref() == Some(account));
                     dirty.services.extend(running.map(|(key, _)| key.clone()));
-                    if waypoint.traffic.workloads() {
-                        let running = directory.mesh().workloads.values().filter(|w| account_of(w) == *account);
-                        dirty.addresses.extend(running.flat_map(|w| &w.addresses).map(IpAddr::to_canonical));
-                    }
+                    let running = self.served_workloads().filter(|(_, w)| account_of(w) == *account);
+                    dirty.addresses.extend(running.map(|(address, _)| address));
                 }
                 Parent::Gateway(name) => everything |= *name == self.gateway,
             }
@@ -217,13 +259,11 @@ impl WaypointCompiler {
     }
 }
 
-/// Notes all that stands in a namespace.
-fn namespace(directory: &Directory, name: &Name, waypoint: &Waypoint, dirty: &mut Dirty) {
-    dirty.services.extend(directory.services_in(name).map(|s| s.key.clone()));
-    if waypoint.traffic.workloads() {
-        let workloads = directory.mesh().workloads.values().filter(|w| w.namespace == *name);
-        dirty.addresses.extend(workloads.flat_map(|w| &w.addresses).map(IpAddr::to_canonical));
-    }
+/// Notes all that stands in a namespace, whose labels may bind it.
+fn bound_by(directory: &Directory, namespace: &Name, dirty: &mut Dirty) {
+    dirty.services.extend(directory.services_in(namespace).map(|s| s.key.clone()));
+    let workloads = directory.mesh().workloads.values().filter(|w| w.namespace == *namespace);
+    dirty.addresses.extend(workloads.flat_map(|w| &w.addresses).map(IpAddr::to_canonical));
 }
 
 /// What of a service decides which upstreams there are.
@@ -235,6 +275,17 @@ fn account_of(workload: &Workload) -> ResourceName {
     ResourceName { namespace: workload.namespace.clone(), name: workload.identity.service_account().into() }
 }
 
+/// The ranges of services that are served; of several services with the same one the first has it.
+fn ranges(directory: &Directory, ported: &HashMap<ServiceKey, Box<[Destination]>>) -> Ranges {
+    let mut services: Vec<_> = directory.ranged().filter_map(|service| Some((service, ported.get(&service.key)?))).collect();
+    services.sort_unstable_by_key(|(service, _)| precedence(service));
+    let mut ranges = Ranges::default();
+    for (service, ports) in services {
+        service.l4.ranges.iter().for_each(|range| ranges.add(*range, |network| Ports::at(ports, network)));
+    }
+    ranges
+}
+
 /// One compilation.
 struct Run<'a> {
     compiler: &'a mut WaypointCompiler,
@@ -242,6 +293,7 @@ struct Run<'a> {
     directory: &'a Directory,
     // What changes in the snapshot.
     vips: HashMap<IpAddr, Option<Ports>>,
+    is_ranged: bool,
     known: Vec<(IpAddr, Option<Known>)>,
     // What the scopes used before. Released last: what one scope gives up another may have acquired.
     old: Vec<Uses>,
@@ -249,8 +301,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn service(&mut self, key: &ServiceKey, service: Option<&Arc<Service>>) {
-        let serves = |s: &&Arc<Service>| self.directory.service_waypoint(s).is_to(self.waypoint);
-        let new = service.filter(serves);
+        let new = service.filter(|service| self.serves(service));
+        self.is_ranged |= self.compiler.ranged.remove(key).is_some();
         // What stays in use is acquired before it is released, and so stays what it is.
         let new = new.map(|service| (service.key.clone(), self.serve(service)));
         let old = match new {
@@ -260,7 +312,7 @@ impl Run<'_> {
         let Some(old) = old else { return };
         for vip in &old.vips {
             // If somebody has it, this service again or another one that came before in this turn.
-            let owner = self.directory.service_at(*vip).and_then(|owner| self.compiler.services.get(&owner.key));
+            let owner = self.owner(*vip).and_then(|owner| self.compiler.services.get(&owner.key));
             if !owner.is_some_and(|owner| owner.vips.contains(vip)) {
                 self.vips.insert(*vip, None);
             }
@@ -268,15 +320,41 @@ impl Run<'_> {
         self.old.push(old.uses);
     }
 
+    fn serves(&self, service: &Service) -> bool {
+        match &self.compiler.own {
+            Some(own) => own.serve_service(service),
+            None => self.directory.service_waypoint(service).is_to(self.waypoint),
+        }
+    }
+
+    fn serves_workload(&self, workload: &Workload) -> bool {
+        match &self.compiler.own {
+            Some(own) => own.serve_workload(workload),
+            None => self.directory.workload_waypoint(workload).is_to(self.waypoint),
+        }
+    }
+
+    /// The service that a virtual address means. Where a control plane binds, clients of different
+    /// namespaces may mean different ones by it (contract, 2.4): here it is one that is served.
+    fn owner(&self, vip: IpAddr) -> Option<&Arc<Service>> {
+        match &self.compiler.own {
+            Some(own) => self.directory.claiming(vip).filter(|s| own.serve_service(s)).min_by_key(|s| precedence(s)),
+            None => self.directory.service_at(vip),
+        }
+    }
+
     /// Publishes what has changed and releases what is not used any more.
     fn finish(self) {
-        let Self { compiler, vips, known, old, .. } = self;
+        let Self { compiler, directory, vips, is_ranged, known, old, .. } = self;
         let count = |ports: Option<&Ports>| ports.map_or(0, |ports| ports.as_slice().len());
         for (vip, new) in &vips {
             compiler.destinations = compiler.destinations + count(new.as_ref()) - count(compiler.vips.get(vip));
         }
         compiler.vips.apply(vips);
         compiler.known.apply(known);
+        if is_ranged {
+            compiler.ranges = Arc::new(ranges(directory, &compiler.ranged));
+        }
         for uses in old {
             uses.tables.iter().for_each(|table| compiler.tables.release(table, &mut compiler.upstreams));
             uses.upstreams.iter().for_each(|upstream| compiler.upstreams.release(upstream));
@@ -289,7 +367,8 @@ impl Run<'_> {
         let policies = self.compiler.policies.applying(self.waypoint, Some(key), &key.namespace);
         let rules = self.compiler.sets.acquire(&policies);
         let account = self.service_account(service);
-        let vips: Box<[IpAddr]> = self.directory.vips(service).collect();
+        let claimed = service.vips.iter().map(IpAddr::to_canonical);
+        let vips: Box<[IpAddr]> = claimed.filter(|vip| self.owner(*vip).is_some_and(|owner| owner.key == *key)).collect();
         let (mut upstreams, mut tables) = (Vec::with_capacity(service.ports.len()), Vec::new());
         let mut ports: Vec<Destination> = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
@@ -310,10 +389,10 @@ impl Run<'_> {
             });
             tables.extend(routes.map(|(key, _)| key));
         }
-        for vip in &vips {
-            let mut at = ports.iter().map(|port| Arc::new(port.at(SocketAddr::new(*vip, port.address.port()))));
-            let ports = if ports.len() == 1 { at.next().map(Ports::One) } else { Some(Ports::Some(at.collect())) };
-            self.vips.insert(*vip, ports);
+        self.vips.extend(vips.iter().map(|vip| (*vip, Some(Ports::at(&ports, *vip)))));
+        if !service.l4.ranges.is_empty() {
+            self.compiler.ranged.insert(key.clone(), ports.into());
+            self.is_ranged = true;
         }
         Served { vips, account, uses: Uses { policies, tables: tables.into(), upstreams: upstreams.into() } }
     }
@@ -324,7 +403,7 @@ impl Run<'_> {
             self.uses(address, None);
             return;
         };
-        if !self.directory.workload_waypoint(workload).is_to(self.waypoint) {
+        if !self.serves_workload(workload) {
             self.known.push((address, Some(Known { workload: workload.clone(), plan: None })));
             self.uses(address, None);
             return;

@@ -1,5 +1,6 @@
 //! What the process counts about itself: few labels, each from a closed set.
 
+use super::labels::Reporter;
 use crate::model::Kind;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use std::{fmt, sync::OnceLock};
@@ -122,6 +123,8 @@ impl fmt::Debug for PodCounters {
 pub enum HandshakeFailure {
     /// The peer presented no certificate, or one that does not verify.
     Certificate,
+    /// A certificate of the peer is revoked.
+    Revoked,
     /// The certificate verifies but names another identity.
     Identity,
     /// TLS broke off for another reason.
@@ -136,6 +139,7 @@ pub enum HandshakeFailure {
 pub fn handshake_failure(reason: HandshakeFailure) {
     let reason = match reason {
         HandshakeFailure::Certificate => "certificate",
+        HandshakeFailure::Revoked => "revoked",
         HandshakeFailure::Identity => "identity",
         HandshakeFailure::Tls => "tls",
         HandshakeFailure::Http2 => "http2",
@@ -157,6 +161,23 @@ pub fn config_version(version: u64) {
 /// Counts an attempt to load a new certificate: `cairn_cert_reloads_total{result}`.
 pub fn cert_reload(ok: bool) {
     counter!("cairn_cert_reloads_total", "result" => if ok { "ok" } else { "failed" }).increment(1);
+}
+
+/// Counts a connection that a certificate revocation list forbids, when it opens or later:
+/// `istio_crl_policy_rejections_total{reporter}`.
+pub fn crl_rejection(reporter: Reporter) {
+    counter!("istio_crl_policy_rejections_total", "reporter" => reporter.as_str()).increment(1);
+}
+
+/// Counts a connection whose peer has presented a certificate that cannot be read, so that no list can
+/// revoke it: `istio_crl_untracked_connections_total{reporter}`.
+pub fn crl_untracked(reporter: Reporter) {
+    counter!("istio_crl_untracked_connections_total", "reporter" => reporter.as_str()).increment(1);
+}
+
+/// Counts an attempt to load new certificate revocation lists: `cairn_crl_reloads_total{result}`.
+pub fn crl_reload(ok: bool) {
+    counter!("cairn_crl_reloads_total", "result" => if ok { "ok" } else { "failed" }).increment(1);
 }
 
 /// Tells which version runs as what: `istio_build{component,tag}`.
@@ -182,6 +203,9 @@ pub(super) fn describe() {
     describe_counter!("cairn_shed_total", "Requests refused because a limit was reached");
     describe_counter!("cairn_handshake_failures_total", "Handshakes with peers that failed");
     describe_counter!("cairn_cert_reloads_total", "Attempts to load a new certificate");
+    describe_counter!("istio_crl_policy_rejections_total", "Connections that a certificate revocation list forbids");
+    describe_counter!("istio_crl_untracked_connections_total", "Connections with a certificate that no revocation list can find");
+    describe_counter!("cairn_crl_reloads_total", "Attempts to load new certificate revocation lists");
     describe_counter!("cairn_access_log_dropped_total", "Access log lines dropped because the output was too slow");
     describe_gauge!("istio_build", "Version of the program");
     describe_gauge!("process_open_fds", "Descriptors open now");

@@ -144,6 +144,36 @@ fn rare_events_have_names_and_closed_labels() {
 }
 
 #[test]
+fn a_stream_of_a_control_plane_is_counted_by_type_and_end() {
+    let mut lines = rendered(|| {
+        let (stream, addresses) = (XdsMetrics::resolve(), XdsTypeMetrics::resolve("type.googleapis.com/istio.workload.Address"));
+        stream.connected(true);
+        stream.updated(std::time::UNIX_EPOCH + Duration::from_millis(1500));
+        addresses.message(100, 0);
+        addresses.message(20, 2);
+        let ends = [XdsTermination::ConnectionError, XdsTermination::Error, XdsTermination::Reconnect, XdsTermination::Complete];
+        for reason in ends {
+            stream.terminated(reason);
+        }
+    });
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "cairn_xds_connected 1",
+            "cairn_xds_last_update_timestamp_seconds 1.5",
+            "cairn_xds_rejected_total{url=\"type.googleapis.com/istio.workload.Address\"} 2",
+            "istio_xds_connection_terminations_total{reason=\"Complete\"} 1",
+            "istio_xds_connection_terminations_total{reason=\"ConnectionError\"} 1",
+            "istio_xds_connection_terminations_total{reason=\"Error\"} 1",
+            "istio_xds_connection_terminations_total{reason=\"Reconnect\"} 1",
+            "istio_xds_message_bytes_total{url=\"type.googleapis.com/istio.workload.Address\"} 120",
+            "istio_xds_message_total{url=\"type.googleapis.com/istio.workload.Address\"} 2",
+        ]
+    );
+}
+
+#[test]
 fn a_tunnel_is_open_until_its_guard_is_dropped() {
     let open = |lines: &[String]| lines.contains(&"cairn_tunnels_open 1".to_owned());
     assert!(open(&rendered(|| std::mem::forget(Counters::resolve().tunnel()))));

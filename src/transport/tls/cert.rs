@@ -1,14 +1,16 @@
 //! A workload's certificate: chain, key, trust anchors, and the TLS configurations made of them.
 
 use super::{
-    config::{PROVIDER, client_config, server_config},
+    config::Parameters,
+    policy::{self, Policy},
+    revocation::Checked,
     source::{CertError, CertPart},
     verify::{identities, verify_server_chain},
 };
 use crate::model::Identity;
 use rustls::{
     ClientConfig, InconsistentKeys, RootCertStore, ServerConfig,
-    crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+    crypto::aws_lc_rs::{cipher_suite::TLS13_AES_128_GCM_SHA256, sign::any_supported_type},
     pki_types::{
         CertificateDer, PrivateKeyDer, UnixTime,
         pem::{self, PemObject},
@@ -22,10 +24,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
 
-/// SHA-256 of chain and roots: two certificates with one fingerprint are the same.
+/// SHA-256 of chain and roots: two certificates with one fingerprint are the same. Of one
+/// certificate alone: what `openssl x509 -fingerprint -sha256` shows, without the colons.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// That of one certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        sha256([certificate.as_ref()])
+    }
+}
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,13 +54,12 @@ impl fmt::Debug for Fingerprint {
 /// is prepared here once.
 pub struct WorkloadCert {
     identity: Identity,
-    key: Arc<CertifiedKey>,
     anchors: Vec<CertificateDer<'static>>,
-    roots: Arc<RootCertStore>,
     not_before: SystemTime,
     not_after: SystemTime,
     serial: String,
     fingerprint: Fingerprint,
+    parameters: Parameters,
     server: Arc<ServerConfig>,
     client: ClientConfig,
 }
@@ -70,7 +80,8 @@ impl WorkloadCert {
         Self::from_der(chain, key, anchors)
     }
 
-    /// As [`from_pem`](Self::from_pem), from DER.
+    /// As [`from_pem`](Self::from_pem), from DER. The bytes of the key are overwritten once TLS has
+    /// its own form of it, which its library overwrites in turn when the last configuration goes.
     ///
     /// # Errors
     /// As for [`from_pem`](Self::from_pem).
@@ -79,20 +90,57 @@ impl WorkloadCert {
         key: PrivateKeyDer<'static>,
         anchors: Vec<CertificateDer<'static>>,
     ) -> Result<Self, CertError> {
+        Self::by_policy(policy::settled(), chain, key, anchors)
+    }
+
+    pub(super) fn by_policy(
+        policy: Policy,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        anchors: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CertError> {
+        let key = Zeroizing::new(key);
         let leaf = chain.first().ok_or(CertError::Empty(CertPart::Chain))?;
-        let Facts { serial, not_before, not_after } = Facts::read(&chain)?;
+        let facts = Facts::read(&chain)?;
         let identity = identities(leaf).map_err(|error| x509_error(error, CertPart::Chain))?.into_iter().next();
         let identity = identity.ok_or(CertError::NoIdentity)?;
+        let key = any_supported_type(&key).map_err(CertError::Key)?;
+        let key = Arc::new(CertifiedKey::new(chain, key));
+        match key.keys_match() {
+            // A key that cannot tell its public half is taken at its word.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(error) => return Err(key_error(error)),
+        }
+        Self::assemble(policy, identity, key, facts, anchors)
+    }
+
+    /// The same certificate for handshakes that trust `anchors`.
+    ///
+    /// # Errors
+    /// When one of them is not a certificate, or there is none.
+    pub fn with_anchors(&self, anchors: Vec<CertificateDer<'static>>) -> Result<Self, CertError> {
+        let facts = Facts { serial: self.serial.clone(), not_before: self.not_before, not_after: self.not_after };
+        Self::assemble(self.parameters.policy(), self.identity.clone(), Arc::clone(self.parameters.key()), facts, anchors)
+    }
+
+    fn assemble(
+        policy: Policy,
+        identity: Identity,
+        key: Arc<CertifiedKey>,
+        facts: Facts,
+        anchors: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CertError> {
+        let Facts { serial, not_before, not_after } = facts;
         let mut roots = RootCertStore::empty();
         for anchor in &anchors {
             roots.add(anchor.clone()).map_err(|error| x509_error(error, CertPart::Roots))?;
         }
         let roots = Arc::new(roots);
-        let fingerprint = fingerprint(chain.iter().chain(&anchors));
-        let key = Arc::new(CertifiedKey::from_der(chain, key, &PROVIDER).map_err(key_error)?);
-        let server = Arc::new(server_config(&key, &roots, &identity)?);
-        let client = client_config(&key, &roots)?;
-        Ok(Self { identity, key, anchors, roots, not_before, not_after, serial, fingerprint, server, client })
+        let fingerprint = fingerprint(key.cert.iter().chain(&anchors));
+        let parameters = Parameters::new(policy, key, roots, &identity)?;
+        let server = Arc::new(parameters.server(None).map_err(CertError::Key)?);
+        let client = parameters.client().map_err(CertError::Key)?;
+        Ok(Self { identity, anchors, not_before, not_after, serial, fingerprint, parameters, server, client })
     }
 
     /// Whose it is.
@@ -127,7 +175,7 @@ impl WorkloadCert {
 
     /// Leaf first, then the intermediates.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
+        &self.parameters.key().cert
     }
 
     /// The trust anchors, as they came.
@@ -154,16 +202,21 @@ impl WorkloadCert {
         self.check_not_expired(now)?;
         let [leaf, intermediates @ ..] = self.chain() else { return Err(CertError::Empty(CertPart::Chain)) };
         let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
-        verify_server_chain(leaf, intermediates, &self.roots, time)
+        verify_server_chain(leaf, intermediates, self.roots(), time)
             .map_err(|source| CertError::Chain { identity: self.identity.clone(), source })
     }
 
     pub(super) fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
+        self.parameters.roots()
     }
 
     pub(super) fn server_config(&self) -> &Arc<ServerConfig> {
         &self.server
+    }
+
+    /// As [`server_config`](Self::server_config), for one connection whose client is looked up.
+    pub(super) fn checking_server_config(&self, checked: Arc<Checked>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        self.parameters.server(Some(checked)).map(Arc::new)
     }
 
     /// Expects nobody: every connection puts its own verifier in.
@@ -173,8 +226,10 @@ impl WorkloadCert {
 
     /// For a certificate that `from_der` would refuse.
     #[cfg(test)]
-    pub(super) fn replace_configs(&mut self, client: ClientConfig, server: ServerConfig) {
-        (self.client, self.server) = (client, Arc::new(server));
+    pub(super) fn replace_key(&mut self, key: CertifiedKey) {
+        let parameters = Parameters::new(policy::settled(), Arc::new(key), Arc::clone(self.roots()), &self.identity).unwrap();
+        (self.client, self.server) = (parameters.client().unwrap(), Arc::new(parameters.server(None).unwrap()));
+        self.parameters = parameters;
     }
 }
 
@@ -239,13 +294,16 @@ fn system_time(unix: i64) -> SystemTime {
 }
 
 fn fingerprint<'a>(certificates: impl Iterator<Item = &'a CertificateDer<'static>>) -> Fingerprint {
+    // The length keeps two lists apart whose bytes are the same.
+    let parts = certificates.map(|certificate| ((certificate.len() as u64).to_be_bytes(), certificate));
+    let parts: Vec<_> = parts.collect();
+    sha256(parts.iter().flat_map(|(length, certificate)| [length.as_slice(), certificate.as_ref()]))
+}
+
+fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
     let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("its name says so");
     let mut hash = suite.common.hash_provider.start();
-    for certificate in certificates {
-        // The length keeps two lists apart whose bytes are the same.
-        hash.update(&(certificate.len() as u64).to_be_bytes());
-        hash.update(certificate);
-    }
+    parts.into_iter().for_each(|part| hash.update(part));
     let mut bytes = [0; 32];
     bytes.copy_from_slice(hash.finish().as_ref());
     Fingerprint(bytes)

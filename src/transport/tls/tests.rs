@@ -24,28 +24,28 @@ fn ids(ids: &[&str]) -> Vec<Identity> {
     ids.iter().map(|id| id.parse().unwrap()).collect()
 }
 
-type Ends<C, S> = (Result<(C, Identity), TlsError>, Result<(S, Identity), TlsError>);
+type End<S> = Result<(S, Identity, Standing), TlsError>;
 type ClientStream = super::ClientStream<tokio::io::DuplexStream>;
 type ServerStream = super::ServerStream<tokio::io::DuplexStream>;
 
-async fn handshake(client: &WorkloadCert, server: &WorkloadCert, expected: &[Identity]) -> Ends<ClientStream, ServerStream> {
+async fn handshake(client: &WorkloadCert, server: &WorkloadCert, expected: &[Identity]) -> (End<ClientStream>, End<ServerStream>) {
     let (near, far) = duplex(64 << 10);
-    tokio::join!(connect(near, client, expected), accept(far, server))
+    tokio::join!(connect(near, client, expected, None), accept(far, server, None))
 }
 
 /// A client that takes parameters of its own, against `accept`.
 async fn raw_client(
     config: ClientConfig,
     server: &WorkloadCert,
-) -> (io::Result<client::TlsStream<tokio::io::DuplexStream>>, Result<(ServerStream, Identity), TlsError>) {
+) -> (io::Result<client::TlsStream<tokio::io::DuplexStream>>, End<ServerStream>) {
     let (near, far) = duplex(64 << 10);
     let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-    tokio::join!(TlsConnector::from(Arc::new(config)).connect(nobody, near), accept(far, server))
+    tokio::join!(TlsConnector::from(Arc::new(config)).connect(nobody, near), accept(far, server, None))
 }
 
 fn client_config(cert: &WorkloadCert) -> ClientConfig {
     let mut config = cert.client_config().clone();
-    config.dangerous().set_certificate_verifier(Arc::new(SpiffeServerVerifier::new(Arc::clone(cert.roots()), &ids(&[SERVER]))));
+    config.dangerous().set_certificate_verifier(Arc::new(SpiffeServerVerifier::new(Arc::clone(cert.roots()), &ids(&[SERVER]), None)));
     config
 }
 
@@ -62,7 +62,7 @@ async fn both_sides_know_each_other() {
     let pki = Pki::new();
     let expected = ids(&["spiffe://td/ns/app/sa/other", SERVER]);
     let (client, server) = handshake(&pki.of(CLIENT), &pki.of(SERVER), &expected).await;
-    let ((mut client, server_id), (mut server, client_id)) = (client.unwrap(), server.unwrap());
+    let ((mut client, server_id, _), (mut server, client_id, _)) = (client.unwrap(), server.unwrap());
     assert_eq!((server_id.as_str(), client_id.as_str()), (SERVER, CLIENT));
     for connection in [&**client.get_ref().1 as &CommonState, server.get_ref().1] {
         assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
@@ -113,7 +113,7 @@ async fn a_server_takes_the_first_spiffe_san_and_only_of_its_own_trust_domain() 
     for (sans, expected) in cases {
         let (client, accepted) = handshake(&pki.forged(&params(sans)), &server, &ids(&[SERVER])).await;
         match (expected, &accepted) {
-            (Ok(identity), Ok((_, got))) => assert_eq!(got.as_str(), *identity, "{sans:?}"),
+            (Ok(identity), Ok((_, got, _))) => assert_eq!(got.as_str(), *identity, "{sans:?}"),
             (Err("trust domain"), Err(TlsError::TrustDomain { got, own })) => {
                 assert_eq!((got.as_str(), own.as_str()), (sans[0], "td"));
             }
@@ -176,7 +176,7 @@ async fn a_client_says_hello_as_the_contract_has_it() {
     let (server, expected) = (tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), far), ids(&[SERVER]));
     let hello = tokio::select! {
         hello = server => hello.unwrap(),
-        connected = connect(near, &client, &expected) => panic!("without a server: {connected:?}"),
+        connected = connect(near, &client, &expected, None) => panic!("without a server: {connected:?}"),
     };
     let hello = hello.client_hello();
     // The last one only says that the client knows of RFC 5746.
@@ -234,8 +234,10 @@ async fn both_sides_insist_on_h2() {
         let mut config = ServerConfig::clone(server.server_config());
         config.alpn_protocols = alpn.clone();
         let (near, far) = duplex(64 << 10);
-        let (connected, _) =
-            tokio::join!(connect(near, &client, std::slice::from_ref(server.identity())), TlsAcceptor::from(Arc::new(config)).accept(far));
+        let (connected, _) = tokio::join!(
+            connect(near, &client, std::slice::from_ref(server.identity()), None),
+            TlsAcceptor::from(Arc::new(config)).accept(far)
+        );
         assert!(matches!(connected, Err(TlsError::Alpn)), "server with {alpn:?}: {connected:?}");
     }
 }
@@ -248,7 +250,7 @@ async fn sessions_are_never_resumed() {
     config.resumption = Resumption::in_memory_sessions(8);
     for _ in 0..2 {
         let (client, accepted) = raw_client(config.clone(), &server).await;
-        let (mut client, (mut server, _)) = (client.unwrap(), accepted.unwrap());
+        let (mut client, (mut server, ..)) = (client.unwrap(), accepted.unwrap());
         assert_eq!(server.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
         // A ticket would come before the first byte.
         server.write_all(b"x").await.unwrap();
@@ -279,7 +281,7 @@ async fn tls_1_2_is_refused() {
     let server = Pki::new().of(SERVER);
     let (mut near, far) = duplex(64 << 10);
     near.write_all(&record).await.unwrap();
-    let accepted = accept(far, &server).await;
+    let accepted = accept(far, &server, None).await;
     let Err(TlsError::Handshake(error)) = accepted else { panic!("{accepted:?}") };
     assert!(matches!(error.get_ref().unwrap().downcast_ref(), Some(rustls::Error::PeerIncompatible(_))), "{error:?}");
     let mut alert = Vec::new();
@@ -328,7 +330,7 @@ fn a_certificate_tells_its_facts_and_keeps_its_key() {
 async fn a_peer_that_does_not_read_holds_the_writer_back() {
     let pki = Pki::new();
     let (client, server) = handshake(&pki.of(CLIENT), &pki.of(SERVER), &ids(&[SERVER])).await;
-    let (_silent, (stream, _)) = (client.unwrap(), server.unwrap());
+    let (_silent, (stream, ..)) = (client.unwrap(), server.unwrap());
     let (mut io, flusher) = crate::transport::gather(stream);
     let mut written = 0;
     while written < 4 << 20 {

@@ -1,6 +1,6 @@
 //! Who may be the peer: chain, validity, purpose (webpki), then SPIFFE.
 
-use super::config::PROVIDER;
+use super::{policy::algorithms, revocation::Checked};
 use crate::model::Identity;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
@@ -8,10 +8,10 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
-    crypto,
+    crypto::{self, CryptoProvider},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
-        ParsedCertificate, WebPkiClientVerifier,
+        ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
@@ -63,11 +63,12 @@ pub(super) fn identities(leaf: &CertificateDer<'_>) -> Result<Vec<Identity>, Err
 pub(super) struct SpiffeServerVerifier {
     roots: Arc<RootCertStore>,
     expected: Arc<[Identity]>,
+    checked: Option<Arc<Checked>>,
 }
 
 impl SpiffeServerVerifier {
-    pub(super) fn new(roots: Arc<RootCertStore>, expected: &[Identity]) -> Self {
-        Self { roots, expected: expected.into() }
+    pub(super) fn new(roots: Arc<RootCertStore>, expected: &[Identity], checked: Option<Arc<Checked>>) -> Self {
+        Self { roots, expected: expected.into(), checked }
     }
 }
 
@@ -78,8 +79,7 @@ pub(super) fn verify_server_chain(
     roots: &RootCertStore,
     now: UnixTime,
 ) -> Result<(), Error> {
-    let algorithms = PROVIDER.signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(&ParsedCertificate::try_from(leaf)?, roots, intermediates, now, algorithms)
+    verify_server_cert_signed_by_trust_anchor(&ParsedCertificate::try_from(leaf)?, roots, intermediates, now, algorithms().all)
 }
 
 impl ServerCertVerifier for SpiffeServerVerifier {
@@ -92,6 +92,9 @@ impl ServerCertVerifier for SpiffeServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         verify_server_chain(leaf, intermediates, &self.roots, now)?;
+        if let Some(checked) = &self.checked {
+            checked.check(leaf, intermediates, &self.roots)?;
+        }
         let got = identities(leaf)?;
         if got.iter().any(|id| self.expected.contains(id)) {
             Ok(ServerCertVerified::assertion())
@@ -104,11 +107,11 @@ impl ServerCertVerifier for SpiffeServerVerifier {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("tls 1.2 is never offered".into()))
+        crypto::verify_tls12_signature(message, cert, signature, algorithms())
     }
 
     fn verify_tls13_signature(
@@ -117,11 +120,11 @@ impl ServerCertVerifier for SpiffeServerVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        crypto::verify_tls13_signature(message, cert, signature, &PROVIDER.signature_verification_algorithms)
+        crypto::verify_tls13_signature(message, cert, signature, algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER.signature_verification_algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 
@@ -131,13 +134,28 @@ impl ServerCertVerifier for SpiffeServerVerifier {
 #[derive(Debug)]
 pub(super) struct SpiffeClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
     trust_domain: Arc<str>,
+    checked: Option<Arc<Checked>>,
 }
 
 impl SpiffeClientVerifier {
-    pub(super) fn new(roots: Arc<RootCertStore>, own: &Identity) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER)).build()?;
-        Ok(Self { chain, trust_domain: own.trust_domain().into() })
+    /// `chain` is made by [`chain`](Self::chain) of the same `roots`.
+    pub(super) fn new(
+        chain: Arc<dyn ClientCertVerifier>,
+        roots: Arc<RootCertStore>,
+        trust_domain: Arc<str>,
+        checked: Option<Arc<Checked>>,
+    ) -> Self {
+        Self { chain, roots, trust_domain, checked }
+    }
+
+    /// Judges chains only.
+    pub(super) fn chain(
+        roots: Arc<RootCertStore>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+        WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build()
     }
 }
 
@@ -153,6 +171,9 @@ impl ClientCertVerifier for SpiffeClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        if let Some(checked) = &self.checked {
+            checked.check(leaf, intermediates, &self.roots)?;
+        }
         let got = identities(leaf)?.into_iter().next().ok_or(PeerError::NoIdentity)?;
         if got.trust_domain() != &*self.trust_domain {
             return Err(PeerError::TrustDomain { got, own: Arc::clone(&self.trust_domain) }.into());
@@ -162,11 +183,11 @@ impl ClientCertVerifier for SpiffeClientVerifier {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("tls 1.2 is never offered".into()))
+        self.chain.verify_tls12_signature(message, cert, signature)
     }
 
     fn verify_tls13_signature(

@@ -332,7 +332,7 @@ async fn a_peer_without_a_certificate_has_no_tunnel() {
         let strangers = Stand::new();
         let io = TcpStream::connect((ip, 15008)).await.unwrap();
         // Of another CA: the client does not trust the server, nor the server the client.
-        crate::transport::tls::connect(io, &strangers.cert("client"), &[identity("server")]).await.unwrap_err();
+        crate::transport::tls::connect(io, &strangers.cert("client"), &[identity("server")], None).await.unwrap_err();
         assert_eq!(running.record().await.event, TcpEvent::Refused);
     })
     .await;

@@ -166,7 +166,7 @@ impl Stand {
         expected: &str,
     ) -> Result<h2::client::SendRequest<bytes::Bytes>, TlsError> {
         let io = TcpStream::connect((ip, HBONE_PORT)).await.unwrap();
-        let (io, _) = tls::connect(io, &self.cert(name), &[identity(expected)]).await?;
+        let (io, ..) = tls::connect(io, &self.cert(name), &[identity(expected)], None).await?;
         let (send, connection) = h2::client::handshake(io).await.unwrap();
         tokio::spawn(connection);
         Ok(send)
@@ -179,7 +179,7 @@ impl Stand {
         tokio::spawn(async move {
             let (_trigger, watch) = drain::new();
             let Accepted { stream, .. } = listener::accept(&place.inbound).await;
-            let (io, _) = tls::accept(stream, &cert).await.unwrap();
+            let (io, ..) = tls::accept(stream, &cert, None).await.unwrap();
             let on_connect = |connect: Connect| {
                 tell.try_send(connect.authority().to_owned()).unwrap();
                 let io = connect.accept(None).unwrap();
@@ -189,7 +189,7 @@ impl Stand {
                     write.shutdown().await.unwrap();
                 });
             };
-            hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), on_connect).await.ok();
+            hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), &tls::Standing::default(), on_connect).await.ok();
         });
         told
     }

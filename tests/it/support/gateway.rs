@@ -90,7 +90,7 @@ struct Served {
 }
 
 async fn tunnel(served: Arc<Served>, stream: TcpStream) {
-    let Ok((io, peer)) = tls::accept(stream, &served.cert).await else { return };
+    let Ok((io, peer, _)) = tls::accept(stream, &served.cert, None).await else { return };
     let leaf = io.get_ref().1.peer_certificates().and_then(|chain| chain.first()).expect("a client has a certificate");
     let serial = X509Certificate::from_der(leaf).unwrap().1.serial.to_string();
     served.seen.serials.lock().unwrap().push(serial);
@@ -104,7 +104,7 @@ async fn tunnel(served: Arc<Served>, stream: TcpStream) {
         let served = served.clone();
         streams.spawn(async move { lead(&served, connect).await });
     };
-    let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), on_connect).await;
+    let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), &tls::Standing::default(), on_connect).await;
     served.seen.open.fetch_sub(1, Ordering::SeqCst);
 }
 

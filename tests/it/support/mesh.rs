@@ -2,7 +2,7 @@
 
 use super::{Backend, Client, Net, Peer, manifests};
 use cairn::{
-    app::{Running, WaypointOptions, start_waypoint},
+    app::{OwnCertificate, Running, WaypointOptions, start_waypoint},
     cert::DevCa,
     control::manifest,
     model::{Identity, ResourceName},
@@ -90,8 +90,9 @@ impl MeshBuilder {
         std::fs::write(dir.path().join("manifests/mesh.yaml"), self.net.fill(&self.manifests)).unwrap();
         let options = WaypointOptions {
             gateway: ResourceName::new(NS, "waypoint"),
-            manifests: source(vec![dir.path().join("manifests")], self.lenient),
-            process: process(certs.join(NS).join("waypoint"), self.drain_deadline),
+            mesh: source(vec![dir.path().join("manifests")], self.lenient).into(),
+            certificate: OwnCertificate::directory(certs.join(NS).join("waypoint")),
+            process: process(self.drain_deadline),
             hbone_address: self.net.addr(3, 15008),
             admin: admin(),
             config: self.config,
@@ -115,9 +116,9 @@ pub fn source(paths: Vec<PathBuf>, lenient: bool) -> manifest::Config {
 }
 
 /// Settings of a process under test.
-pub fn process(identity_dir: PathBuf, drain_deadline: Duration) -> ProcessArgs {
+pub fn process(drain_deadline: Duration) -> ProcessArgs {
     ProcessArgs {
-        identity_dir: Some(identity_dir),
+        identity_dir: None,
         drain_deadline,
         access_log: AccessLogMode::All,
         access_log_format: AccessLogFormat::Text,

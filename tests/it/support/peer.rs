@@ -47,7 +47,7 @@ impl Peer {
             while let Ok((stream, _)) = listener.accept().await {
                 let (cert, remember, count, live) = (cert.clone(), remember.clone(), count.clone(), live.clone());
                 tunnels.spawn(async move {
-                    let Ok((io, peer)) = tls::accept(stream, &cert).await else { return };
+                    let Ok((io, peer, _)) = tls::accept(stream, &cert, None).await else { return };
                     count.fetch_add(1, Ordering::SeqCst);
                     let (_trigger, watch) = drain::new();
                     let mut streams = JoinSet::new();
@@ -56,7 +56,9 @@ impl Peer {
                         remember.lock().unwrap().push(asked);
                         streams.spawn(forward(connect, live.clone()));
                     };
-                    let _ = hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), on_connect).await;
+                    let _ =
+                        hbone::serve(io, &hbone::Config::default(), watch, std::future::pending(), &tls::Standing::default(), on_connect)
+                            .await;
                 });
             }
         });

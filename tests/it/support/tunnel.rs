@@ -28,7 +28,7 @@ impl Tunnel {
     /// From `pod` to port 15008 of `ip`, as `cert`; the other side must be `expected`.
     pub async fn open(pod: &Pod, to: SocketAddr, cert: &WorkloadCert, expected: &Identity) -> Result<Self, String> {
         let tcp = pod.connect(to).await.map_err(|e| format!("connect: {e}"))?;
-        let (io, _) = soon("TLS", tls::connect(tcp, cert, std::slice::from_ref(expected))).await.map_err(|e| format!("TLS: {e}"))?;
+        let (io, ..) = soon("TLS", tls::connect(tcp, cert, std::slice::from_ref(expected), None)).await.map_err(|e| format!("TLS: {e}"))?;
         let (send, connection) = soon("HTTP/2", h2::client::handshake(io)).await.map_err(|e| format!("HTTP/2: {e}"))?;
         let connection = tokio::spawn(async move { drop(connection.await) });
         // TLS 1.3 shows a refusal of the client only afterwards.

@@ -99,7 +99,7 @@ impl Wire {
     pub async fn tls(address: SocketAddr, cert: &WorkloadCert) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let waypoint = Identity::new(cert.identity().trust_domain(), NS, "waypoint").unwrap();
-        let (io, _) = soon("handshake", tls::connect(stream, cert, &[waypoint])).await.expect("the waypoint is who it says");
+        let (io, ..) = soon("handshake", tls::connect(stream, cert, &[waypoint], None)).await.expect("the waypoint is who it says");
         Self { io, read: Vec::new() }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Mesh, mesh};
 use cairn::{
-    app::{MeshFrom, Mode, NodeOptions, Running, ZtunnelOptions, start_ztunnel},
+    app::{CertificatesFrom, MeshFrom, Mode, NodeOptions, Running, ZtunnelOptions, start_ztunnel},
     cert::DevCa,
     model::{Identity, ResourceName},
     settings::{ListenAddress, WorkloadName, ZtunnelListeners},
@@ -41,7 +41,8 @@ impl Mesh {
         let options = ZtunnelOptions {
             mode: Mode::Dedicated { workload: Some(WorkloadName { name: ResourceName::new(mesh::NS, name), service_account: None }) },
             mesh: MeshFrom::Manifests(mesh::source(vec![self.dir.path().join("manifests")], false)),
-            process: mesh::process(certs.join(mesh::NS).join(account), Duration::from_secs(5)),
+            certificates: CertificatesFrom::Directory(certs.join(mesh::NS).join(account)),
+            process: mesh::process(Duration::from_secs(5)),
             listeners: ZtunnelListeners {
                 hbone_address: ListenAddress::At(self.net.addr(ip, 15008)),
                 plaintext_address: free,

@@ -1,12 +1,11 @@
 //! Certificates, also such as nobody should accept.
 
 use super::{
-    super::{WorkloadCert, config},
+    super::{WorkloadCert, policy},
     CLIENT,
 };
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::{pki_types::pem::PemObject, sign::CertifiedKey};
-use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// An authority of its own.
@@ -44,12 +43,7 @@ impl Pki {
         let (mut cert, (chain, key)) = (self.of(CLIENT), self.pem(params));
         let chain = PemObject::from_pem_slice(chain.as_bytes()).unwrap();
         let key = PemObject::from_pem_slice(key.as_bytes()).unwrap();
-        let key = Arc::new(CertifiedKey::from_der(vec![chain], key, &config::PROVIDER).unwrap());
-        let roots = Arc::clone(cert.roots());
-        cert.replace_configs(
-            config::client_config(&key, &roots).unwrap(),
-            config::server_config(&key, &roots, &CLIENT.parse().unwrap()).unwrap(),
-        );
+        cert.replace_key(CertifiedKey::from_der(vec![chain], key, &policy::provider()).unwrap());
         cert
     }
 }

@@ -1,79 +1,7 @@
+//! `cairn ztunnel`.
+
 use super::*;
-use crate::{telemetry::AccessLogFormat, transport::socket::Keepalive};
-use clap::CommandFactory as _;
-
-const WAYPOINT: [&str; 8] = ["cairn", "waypoint", "--gateway", "ns/gw", "--manifests", "m", "--identity-dir", "i"];
-const DEDICATED: [&str; 8] = ["cairn", "ztunnel", "--workload", "ns/pod", "--manifests", "m", "--identity-dir", "i"];
-const PROXY: [&str; 3] = ["cairn", "proxy", "ztunnel"];
-const LOCAL: [(&str, &str); 2] = [("LOCAL_XDS_PATH", "/mesh.yaml"), ("CAIRN_IDENTITY_DIR", "/certs")];
-/// What Istio's chart sets, whatever the values.
-const STOCK: [(&str, &str); 13] = [
-    ("CA_ADDRESS", "istiod.istio-system.svc:15012"),
-    ("XDS_ADDRESS", "istiod.istio-system.svc:15012"),
-    ("RUST_LOG", "info"),
-    ("RUST_BACKTRACE", "1"),
-    ("ISTIO_META_CLUSTER_ID", "east"),
-    ("INPOD_ENABLED", "true"),
-    ("TERMINATION_GRACE_PERIOD_SECONDS", "30"),
-    ("POD_NAME", "ztunnel-x"),
-    ("POD_NAMESPACE", "istio-system"),
-    ("NODE_NAME", "n1"),
-    ("INSTANCE_IP", "10.0.0.7"),
-    ("SERVICE_ACCOUNT", "ztunnel"),
-    ("ISTIO_META_ENABLE_HBONE", "true"),
-];
-
-fn environment(pairs: &[(&str, &str)]) -> Environment {
-    pairs.iter().copied().collect::<Environment>().with_mesh_config("/no/such/file")
-}
-
-fn ztunnel(args: &[&str], environment: &Environment) -> Result<Box<ZtunnelCommand>, String> {
-    let cli = Cli::read(args, environment).map_err(|error| error.to_string())?;
-    let Command::Ztunnel(command) = cli.command else { panic!("wrong command") };
-    Ok(command)
-}
-
-/// A ztunnel with a local mesh and these variables.
-fn node(variables: &[(&str, &str)]) -> Result<Box<ZtunnelCommand>, String> {
-    ztunnel(&PROXY, &environment(&[&LOCAL, variables].concat()))
-}
-
-#[test]
-fn the_command_line_is_consistent() {
-    Cli::command().debug_assert();
-}
-
-#[test]
-fn defaults_of_flags_are_the_defaults_of_rooms() {
-    let Command::Waypoint(waypoint) = Cli::read(WAYPOINT, &environment(&[])).unwrap().command else { panic!("wrong command") };
-    let config = waypoint.limits.config(&waypoint.hbone);
-    assert_eq!(format!("{config:?}"), format!("{:?}", crate::waypoint::Config::default()));
-    let ztunnel = ztunnel(&DEDICATED, &environment(&[])).unwrap();
-    assert_eq!(ztunnel.sockets.keepalive(), Keepalive::default());
-}
-
-#[test]
-fn wrong_values_are_refused() {
-    for wrong in [
-        ["--hbone-address", "15008"],
-        ["--max-requests", "-1"],
-        ["--drain-deadline", "ten"],
-        ["--drain-deadline", "1.5s"],
-        ["--gateway", "no-namespace"],
-        ["--gateway", "a/b/c"],
-        ["--access-log", "some"],
-        ["--path-normalization", "ALL"],
-        ["--log", "wran"],
-    ] {
-        assert!(Cli::read(WAYPOINT.iter().chain(&wrong), &environment(&[])).is_err(), "{wrong:?}");
-    }
-}
-
-#[test]
-fn a_waypoint_minds_nothing_of_a_ztunnel() {
-    let foreign = environment(&[("XDS_ON_DEMAND", "true"), ("KEEPALIVE_TIME", "soon"), ("ZTUNNEL_WORKER_THREADS", "many")]);
-    assert!(Cli::read(WAYPOINT, &foreign).is_ok());
-}
+use crate::telemetry::AccessLogFormat;
 
 #[test]
 fn the_stock_daemon_set_starts_with_a_local_mesh() {
@@ -86,22 +14,14 @@ fn the_stock_daemon_set_starts_with_a_local_mesh() {
         assert_eq!(command.process.drain_deadline, Duration::from_secs(25));
         assert_eq!(command.listeners.socks5_address, ListenAddress::Off);
         assert!(command.dns.enabled && command.sockets.preserve_source.is_none());
-        assert_eq!(command.warnings.len(), 2, "{:?}", command.warnings);
-        assert!(command.warnings[0].contains("XDS_ADDRESS") && command.warnings[1].contains("CA_ADDRESS"), "{:?}", command.warnings);
-    }
-}
-
-#[test]
-fn without_a_local_mesh_the_start_is_refused_with_the_address_that_cannot_be_asked() {
-    let rows: [(&[(&str, &str)], &str); 4] = [
-        (&[("CAIRN_IDENTITY_DIR", "/certs")], "there is no xDS client yet (XDS_ADDRESS=istiod.istio-system.svc:15012)"),
-        (&[("CAIRN_MANIFESTS", "/mesh")], "there is no CA client yet (CA_ADDRESS=istiod.istio-system.svc:15012)"),
-        (&[("CAIRN_IDENTITY_DIR", "/certs"), ("LOCAL_XDS_PATH", "/a"), ("LOCAL_XDS", "workloads: []")], "only one of"),
-        (&[("CAIRN_IDENTITY_DIR", "/certs"), ("LOCAL_XDS_PATH", "/a"), ("CAIRN_MANIFESTS", "/mesh")], "only one of"),
-    ];
-    for (more, says) in rows {
-        let error = ztunnel(&PROXY, &environment(&[&STOCK[..], more].concat())).unwrap_err();
-        assert!(error.contains(says), "{error}");
+        assert_eq!(
+            command.warnings,
+            [
+                "without effect: XDS_ADDRESS (the mesh is described elsewhere, no control plane is asked for it)",
+                "without effect: CA_ADDRESS (certificates come from --identity-dir)"
+            ]
+        );
+        assert!(command.control.xds.is_none() && command.control.ca.is_none());
     }
 }
 
@@ -138,7 +58,7 @@ fn every_variable_is_read_and_its_flag_wins() {
         "POD_NAMESPACE" = "p", "--pod-namespace=p", pod.pod_namespace => "Some(\"p\")";
         "SERVICE_ACCOUNT" = "s", "--service-account=s", pod.service_account => "Some(\"s\")";
         "INSTANCE_IP" = "fd00::1", "--instance-ip=fd00::1", pod.instance_ip => "Some(fd00::1)";
-        "INPOD_UDS" = "/s", "--inpod-socket=/s", pod.inpod_socket => "\"/s\"";
+        "INPOD_UDS" = "/s", "--inpod-socket=/s", inpod_socket => "\"/s\"";
         "INPOD_PORT_REUSE" = "false", "--inpod-port-reuse=false", sockets.inpod_port_reuse => "false";
         "PACKET_MARK" = "0x53a", "--packet-mark=1338", sockets.packet_mark => "Some(1338)";
         "ENABLE_ORIG_SRC" = "false", "--preserve-source=false", sockets.preserve_source => "Some(false)";
@@ -164,7 +84,10 @@ fn every_variable_is_read_and_its_flag_wins() {
         "CAIRN_MAX_TUNNEL_AGE" = "9s", "--max-tunnel-age=9s", hbone.max_tunnel_age => "9s";
         "CAIRN_ROTATION_SPREAD" = "9s", "--rotation-spread=9s", hbone.rotation_spread => "9s";
         "CAIRN_MAX_TUNNELS_PER_PEER" = "9", "--max-tunnels-per-peer=9", hbone.max_tunnels_per_peer => "9";
-        "SECRET_TTL" = "1h", "--secret-ttl=1h", secret_ttl => "3600s";
+        "SECRET_TTL" = "1h", "--secret-ttl=1h", control.secret_ttl => "3600s";
+        "CRL_PATH" = "/crl.pem", "--crl-path=/crl.pem", control.crl => "Some(\"/crl.pem\")";
+        "TLS12_ENABLED" = "true", "--tls12=true", control.tls.tls12 => "true";
+        "COMPLIANCE_POLICY" = "pqc", "--compliance-policy=pqc", control.tls.pqc => "true";
         "CLUSTER_DOMAIN" = "c.test", "--cluster-domain=c.test", mesh.names.cluster_domain => "\"c.test\"";
         "TRUST_DOMAIN" = "t.test", "--trust-domain=t.test", mesh.names.trust_domain => "\"t.test\"";
         "RUST_LOG" = "debug", "--log=debug", process.log => "Some(\"debug\")";
@@ -224,12 +147,11 @@ fn a_bad_value_is_named_with_its_reason() {
         ("ZTUNNEL_RESOURCE_CPU_REQUEST", "m", "not a quantity of CPU"),
         ("RUST_LOG", "loud", "not a log filter"),
         ("LOG_FORMAT", "xml", "neither plain nor json"),
-        ("XDS_ON_DEMAND", "true", "no on-demand xDS"),
         ("XDS_ON_DEMAND", "maybe", "neither true nor false"),
         ("FAKE_CA", "true", "no built-in CA"),
-        ("TLS12_ENABLED", "true", "no TLS 1.2"),
-        ("COMPLIANCE_POLICY", "pqc", "not supported"),
-        ("CRL_PATH", "/crl.pem", "not supported"),
+        ("FAKE_CA", "1", "neither true nor false"),
+        ("COMPLIANCE_POLICY", "fips-140-2", "another build"),
+        ("COMPLIANCE_POLICY", "PQC", "not a policy that is known"),
         ("ENABLE_PROXY", "false", "not supported"),
     ];
     for (name, value, reason) in rows {
@@ -347,10 +269,11 @@ defaultConfig:
 #[test]
 fn mesh_configuration_yields_to_proxy_config_and_both_to_variables() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("mesh");
+    let file = dir.path().join("etc/istio/config/mesh");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, MESH_CONFIG).unwrap();
     let read = |variables: &[(&str, &str)]| {
-        let all = environment(&[&LOCAL, variables].concat()).with_mesh_config(&file);
+        let all = environment(&[&LOCAL, variables].concat()).in_directory(dir.path());
         ztunnel(&PROXY, &all).unwrap()
     };
     let at = |text: &str| ListenAddress::At(text.parse().unwrap());
@@ -373,7 +296,7 @@ fn mesh_configuration_yields_to_proxy_config_and_both_to_variables() {
         assert!(error.starts_with("PROXY_CONFIG") && error.contains(says), "{error}");
     }
     std::fs::write(&file, "defaultConfig: 7").unwrap();
-    let error = ztunnel(&PROXY, &environment(&LOCAL).with_mesh_config(&file)).unwrap_err();
+    let error = ztunnel(&PROXY, &environment(&LOCAL).in_directory(dir.path())).unwrap_err();
     assert!(error.contains("mesh: defaultConfig"), "{error}");
 }
 
@@ -394,13 +317,4 @@ fn the_log_format_holds_for_both_logs() {
     assert_eq!((process.log_json, process.access_log_format), (true, AccessLogFormat::Json));
     let process = node(&[("LOG_FORMAT", "json"), ("CAIRN_ACCESS_LOG_FORMAT", "text")]).unwrap().process;
     assert_eq!(process.access_log_format, AccessLogFormat::Text);
-}
-
-#[test]
-fn help_names_the_variables() {
-    let Err(UsageError::Arguments(help)) = Cli::read(["cairn", "ztunnel", "--help"], &environment(&LOCAL)) else { panic!("help") };
-    let help = help.to_string();
-    for name in ["PACKET_MARK", "INPOD_UDS", "LOCAL_XDS_PATH", "KEEPALIVE_TIME", "RUST_LOG"] {
-        assert!(help.contains(&format!("[env: {name}]")), "{name}");
-    }
 }

@@ -1,0 +1,192 @@
+//! One stream (contract, 3.1 and 3.2).
+
+use super::{
+    client::{Client, Update},
+    codec::Raw,
+    requests::{self, Opening},
+    resources::{ResourceType, Resources, Response},
+};
+use crate::transport::grpc::GrpcError;
+use bytes::Bytes;
+use futures_util::stream;
+use http::uri::PathAndQuery;
+use prost::DecodeError;
+use std::{
+    error::Error,
+    future::Future,
+    pin::pin,
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinError,
+};
+use tonic::{Extensions, Request, Status, Streaming, client::Grpc, metadata::MetadataMap, transport::Channel};
+
+const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// What a message may take: a large mesh comes in one.
+const LONGEST: usize = 200 << 20;
+/// How much of what was rejected the log tells.
+const LONGEST_LOG: usize = 4 << 10;
+
+/// What was of a stream.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// Whether it told anything.
+    pub(super) delivered: bool,
+    pub(super) end: End,
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// Nobody takes updates.
+    #[error("nobody takes updates")]
+    Unwanted,
+    #[error("the control plane has ended the stream")]
+    Complete,
+    #[error("{}", whole(.0))]
+    NoConnection(#[from] GrpcError),
+    #[error("{}", describe(.0))]
+    Failed(Status),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+/// What was received can not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("the control plane has sent what is no response: {0}")]
+    Response(#[from] DecodeError),
+    #[error("reading a response has failed: {0}")]
+    Panic(#[from] JoinError),
+}
+
+impl Client {
+    /// Opens a stream and follows it to its end.
+    pub(super) async fn stream(&mut self, updates: &mpsc::Sender<Update>) -> Ended {
+        let mut delivered = false;
+        let end = match self.follow_stream(updates, &mut delivered).await {
+            Ok(()) => End::Complete,
+            Err(end) => end,
+        };
+        Ended { delivered, end }
+    }
+
+    async fn follow_stream(&mut self, updates: &mpsc::Sender<Update>, delivered: &mut bool) -> Result<(), End> {
+        let metadata = self.config.server.credentials.metadata().await?;
+        let channel = self.config.server.connect().await?;
+        let Opening { requests: first, mut untold } = self.opening().await?;
+        // What waits in it is bounded: an answer for each response, and each key that is demanded, once.
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        let send = |request: Bytes| drop(requests.send(request));
+        first.into_iter().for_each(send);
+        // A server may answer no sooner than it has something to say: demands go out before.
+        let mut responses = self.demanding(&send, open(channel, metadata, outgoing)).await.map_err(End::Failed)?;
+        self.reporter.connected();
+        self.asked.connected();
+        tracing::info!(server = %self.config.server.address, "connected to the control plane");
+        while let Some(message) = self.demanding(&send, responses.message()).await.map_err(End::Failed)? {
+            let taken = self.demanding(&send, self.take(message, updates, delivered)).await?;
+            send(taken.answer);
+            let Some(what) = taken.what else { continue };
+            if taken.whole {
+                self.reporter.acknowledged(what);
+            }
+            if untold.contains(&what) {
+                untold.retain(|untold| *untold != what);
+                let unlisted = self.with_resources(move |resources| requests::unlisted(resources, what)).await?;
+                unlisted.into_iter().for_each(send);
+            }
+        }
+        Ok(())
+    }
+
+    /// What to begin a stream with.
+    async fn opening(&self) -> Result<Opening, Unreadable> {
+        let (types, node, demanded) = (self.config.types, self.config.node.clone(), self.asked.all());
+        self.with_resources(move |resources| requests::opening(resources, types, &node, &demanded)).await
+    }
+
+    /// Does `work`, and sends what is demanded in the meantime.
+    async fn demanding<F: Future>(&self, send: impl Fn(Bytes), work: F) -> F::Output {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                changes = self.asked.changed() => send(requests::subscribe(&changes)),
+            }
+        }
+    }
+
+    /// Takes one response over, until it is in force.
+    async fn take(&self, message: Bytes, updates: &mpsc::Sender<Update>, delivered: &mut bool) -> Result<Taken, End> {
+        let size = message.len();
+        let read = self.with_resources(move |resources| resources.read(message)).await?;
+        let Response { url, what, nonce, batch } = read.map_err(Unreadable::Response)?;
+        *delivered = true;
+        self.metrics_of(what).message(size, batch.rejected.len());
+        if what.is_none() {
+            tracing::error!(url, "the control plane has sent resources of a type that nobody asked for");
+            return Ok(Taken { what, whole: true, answer: requests::answer(url, nonce, &[]) });
+        }
+        let whole = batch.rejected.is_empty();
+        if !whole {
+            let reasons = requests::detail(&batch.rejected, LONGEST_LOG);
+            tracing::warn!(url, rejected = batch.rejected.len(), reasons, "resources of the control plane are rejected");
+        }
+        let answer = requests::answer(url, nonce, &batch.rejected);
+        let (applied, in_force) = oneshot::channel();
+        let update = Update { changes: batch.changes, rejected: batch.rejected, applied };
+        updates.send(update).await.map_err(|_| End::Unwanted)?;
+        in_force.await.map_err(|_| End::Unwanted)?;
+        self.reporter.metrics().updated(SystemTime::now());
+        self.asked.answered(&batch.absent, false);
+        self.asked.answered(&batch.found, true);
+        Ok(Taken { what, whole, answer })
+    }
+
+    /// Work on resources, which takes as long as there are many, is for a thread that carries no traffic.
+    async fn with_resources<T: Send + 'static>(&self, work: impl FnOnce(&mut Resources) -> T + Send + 'static) -> Result<T, Unreadable> {
+        let resources = Arc::clone(&self.resources);
+        let done = tokio::task::spawn_blocking(move || work(&mut resources.lock().unwrap_or_else(PoisonError::into_inner)));
+        Ok(done.await?)
+    }
+}
+
+/// A response that is in force.
+struct Taken {
+    what: Option<ResourceType>,
+    /// Whether nothing of it was rejected.
+    whole: bool,
+    answer: Bytes,
+}
+
+/// Calls the server. Ends with the first headers of its answer.
+async fn open(channel: Channel, metadata: MetadataMap, mut outgoing: mpsc::UnboundedReceiver<Bytes>) -> Result<Streaming<Bytes>, Status> {
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(LONGEST);
+    grpc.ready().await.map_err(|error| Status::unavailable(format!("the connection is gone: {error}")))?;
+    let requests = stream::poll_fn(move |cx| outgoing.poll_recv(cx));
+    let request = Request::from_parts(metadata, Extensions::default(), requests);
+    Ok(grpc.streaming(request, PathAndQuery::from_static(METHOD), Raw).await?.into_inner())
+}
+
+/// An error with all of its causes.
+fn whole(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn describe(status: &Status) -> String {
+    match status.source() {
+        Some(cause) => format!("{:?}: {}: {}", status.code(), status.message(), whole(cause)),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
+}

@@ -1,0 +1,142 @@
+//! Where the control plane tells of a service or a workload only when it is asked (contract, 3.2:
+//! on demand): asks for all that decides where a connection leads, before it is decided.
+
+use super::shared::Shared;
+use crate::{
+    control::xds::Key,
+    hbone::ConnectTarget,
+    model::{GatewayAddress, GatewayDestination, Name, NetworkAddress, ServiceKey, Workload},
+    state::{NodeService, NodeSnapshot, WaypointRoute},
+};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How far one thing may lead to the next: a service, its waypoint, that one's gateway, and room for
+/// what changes meanwhile.
+const STEPS: usize = 8;
+/// How long a connection waits to learn who its peer is.
+const PEER_WAIT: Duration = Duration::from_secs(2);
+
+impl Shared {
+    /// The snapshot in which everything is known that decides where `dst` leads for `source`. Waits for
+    /// the control plane, for as long as that takes: to let a connection pass that may have a waypoint
+    /// would be to lead around it. Where nothing is told on demand, the given one.
+    pub(super) async fn knowing(&self, snapshot: Arc<NodeSnapshot>, source: &Workload, dst: SocketAddr) -> Arc<NodeSnapshot> {
+        self.asking(snapshot, |snapshot| of_destination(snapshot, &self.config.network, &source.namespace, dst)).await
+    }
+
+    /// The snapshot in which a peer is known, and what it asks for with a CONNECT. For reports mostly: an
+    /// absent control plane holds nobody up for long.
+    pub(super) async fn knowing_peer(
+        &self,
+        snapshot: Arc<NodeSnapshot>,
+        peer: IpAddr,
+        target: Option<&ConnectTarget>,
+    ) -> Arc<NodeSnapshot> {
+        let before = snapshot.clone();
+        let asking = self.asking(snapshot, |snapshot| of_peer(snapshot, &self.config.network, &self.local.name.namespace, peer, target));
+        tokio::time::timeout(PEER_WAIT, asking).await.unwrap_or(before)
+    }
+
+    /// Has the workload that we serve told of, whoever its neighbours are.
+    pub(super) async fn knowing_local(&self) {
+        if let Some(demand) = &self.demand {
+            let name = &self.local.name;
+            // As istiod makes it of a pod.
+            let uid = format!("{}//Pod/{}/{}", self.config.cluster, name.namespace, name.name);
+            demand.fetch(Key::Workload(uid.into())).await;
+        }
+    }
+
+    async fn asking(&self, mut snapshot: Arc<NodeSnapshot>, missing: impl Fn(&NodeSnapshot) -> Vec<Key>) -> Arc<NodeSnapshot> {
+        let Some(demand) = &self.demand else { return snapshot };
+        let mut asked = HashSet::new();
+        for _ in 0..STEPS {
+            let keys: Vec<Key> = missing(&snapshot).into_iter().filter(|key| asked.insert(key.clone())).collect();
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys {
+                demand.fetch(key).await;
+            }
+            snapshot = self.mesh.load();
+        }
+        snapshot
+    }
+}
+
+/// What is not known of a destination.
+fn of_destination(snapshot: &NodeSnapshot, network: &Name, namespace: &str, dst: SocketAddr) -> Vec<Key> {
+    let places: Vec<GatewayAddress> = match (snapshot.service(dst.ip(), namespace), snapshot.workload(dst.ip())) {
+        (Some(service), _) => places_of(service, dst.port()),
+        (None, Some(workload)) => match &workload.waypoint {
+            Some(WaypointRoute::At(place)) => vec![place.clone()],
+            Some(WaypointRoute::Gateway { .. }) | None => Vec::new(),
+        },
+        (None, None) => return vec![address(network, dst.ip())],
+    };
+    let mut keys = Vec::new();
+    for place in places {
+        match snapshot.place(&place) {
+            None => keys.push(key(network, &place.destination)),
+            // An instance of the waypoint may be behind a gateway in turn.
+            Some(upstream) => {
+                let remote = upstream
+                    .endpoints()
+                    .ready
+                    .iter()
+                    .filter_map(|endpoint| endpoint.workload.as_ref()?.l4.gateway.clone())
+                    .collect::<Vec<_>>();
+                keys.extend(remote.iter().filter(|place| snapshot.place(place).is_none()).map(|place| key(network, &place.destination)));
+            }
+        }
+    }
+    keys
+}
+
+/// Everything that a port of a service may lead through.
+fn places_of(service: &NodeService, port: u16) -> Vec<GatewayAddress> {
+    let weighted = service.service.l4.weighted_waypoints.iter().map(|(place, _)| place.clone());
+    let bound = service.waypoint.iter().filter_map(|waypoint| match waypoint {
+        WaypointRoute::At(place) => Some(place.clone()),
+        WaypointRoute::Gateway { .. } => None,
+    });
+    let endpoints = service.ports.get(&port).map(|upstream| upstream.endpoints().ready.clone()).unwrap_or_default();
+    let gateways = endpoints.into_iter().filter_map(|endpoint| {
+        let l4 = &endpoint.workload.as_ref()?.l4;
+        l4.network.as_ref()?;
+        l4.gateway.clone()
+    });
+    weighted.chain(bound).chain(gateways).collect()
+}
+
+fn of_peer(snapshot: &NodeSnapshot, network: &Name, namespace: &Name, peer: IpAddr, target: Option<&ConnectTarget>) -> Vec<Key> {
+    let peer = snapshot.workload(peer).is_none().then(|| address(network, peer));
+    let target = target.and_then(|target| match target {
+        ConnectTarget::Host(host, _) => {
+            let unknown = snapshot.host(host, namespace).is_none();
+            unknown.then(|| Key::Hostname(ServiceKey { namespace: namespace.clone(), hostname: host.clone() }))
+        }
+        ConnectTarget::Address(at) => {
+            let unknown = snapshot.workload(at.ip()).is_none() && snapshot.service(at.ip(), namespace).is_none();
+            unknown.then(|| address(network, at.ip()))
+        }
+    });
+    peer.into_iter().chain(target).collect()
+}
+
+fn address(network: &Name, address: IpAddr) -> Key {
+    Key::Address { network: network.clone(), address: address.to_canonical() }
+}
+
+/// What a place is asked for by.
+fn key(own: &Name, destination: &GatewayDestination) -> Key {
+    match destination {
+        GatewayDestination::Address(NetworkAddress { network, address: at }) => address(network.as_ref().unwrap_or(own), *at),
+        GatewayDestination::Hostname(service) => Key::Hostname(service.clone()),
+    }
+}
