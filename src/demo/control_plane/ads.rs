@@ -18,27 +18,58 @@ use prost_types::value::Kind as Value;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Response, Status, Streaming};
 
-/// What a stream is told from outside.
-#[derive(Debug, Clone)]
-pub(super) enum Event {
+/// What a stream is told from outside, until it has time for it. Names that change twice stand in it
+/// once, so it does not outgrow the mesh.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    news: Mutex<News>,
+    is_filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    changed: BTreeSet<(Kind, Name)>,
+    // To be said as they are.
+    raw: Vec<DeltaDiscoveryResponse>,
+    end: Option<Status>,
+}
+
+impl Mailbox {
     /// These resources may have changed.
-    Changed(Arc<Vec<(Kind, Name)>>),
+    pub(super) fn changed(&self, names: &[(Kind, Name)]) {
+        self.put(|news| news.changed.extend(names.iter().cloned()));
+    }
+
     /// Say this, whatever it is.
-    Say(Arc<DeltaDiscoveryResponse>),
+    pub(super) fn say(&self, response: &DeltaDiscoveryResponse) {
+        self.put(|news| news.raw.push(response.clone()));
+    }
+
     /// End with this status.
-    End(Arc<Status>),
+    pub(super) fn end(&self, status: &Status) {
+        self.put(|news| news.end = Some(status.clone()));
+    }
+
+    fn put(&self, put: impl FnOnce(&mut News)) {
+        put(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        self.is_filled.notify_one();
+    }
+
+    fn take(&self) -> News {
+        std::mem::take(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(super) struct Ads(pub(super) Arc<Shared>);
 
-type Answers = mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>;
+type Answers = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
@@ -49,19 +80,20 @@ impl AggregatedDiscoveryService for Ads {
         request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let (_, headers) = self.0.admit(request.metadata())?;
-        let (answers, mut rest) = mpsc::unbounded_channel();
-        let (number, events) = self.0.open_stream();
+        let (answers, mut rest) = mpsc::channel(1);
+        let mailbox = Arc::new(Mailbox::default());
+        let number = self.0.open_stream(&mailbox);
         let stream = AdsStream {
             number,
             headers,
             script: self.0.faults.script(),
             shared: self.0.clone(),
             watching: BTreeMap::new(),
-            held: VecDeque::new(),
-            answers,
+            mailbox,
+            waiting: VecDeque::new(),
             nonce: 0,
         };
-        tokio::spawn(stream.run(request.into_inner(), events));
+        tokio::spawn(stream.run(request.into_inner(), answers));
         Ok(Response::new(Box::pin(futures_util::stream::poll_fn(move |cx| rest.poll_recv(cx)))))
     }
 }
@@ -72,8 +104,9 @@ struct AdsStream {
     shared: Arc<Shared>,
     script: watch::Receiver<Script>,
     watching: BTreeMap<Kind, Watching>,
-    held: VecDeque<(Kind, DeltaDiscoveryResponse)>,
-    answers: Answers,
+    mailbox: Arc<Mailbox>,
+    // Not sent yet.
+    waiting: VecDeque<(Kind, DeltaDiscoveryResponse)>,
     nonce: u64,
 }
 
@@ -87,31 +120,53 @@ struct Watching {
 }
 
 impl AdsStream {
-    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>, mut events: mpsc::UnboundedReceiver<Event>) {
-        loop {
-            let is_on = tokio::select! {
-                request = requests.message() => match request {
-                    Ok(Some(request)) => self.hear(request),
-                    Ok(None) | Err(_) => false,
-                },
-                event = events.recv() => match event {
-                    Some(event) => self.learn(event),
-                    None => false,
-                },
-                changed = self.script.changed() => changed.is_ok(),
-                () = self.answers.closed() => false,
-            };
-            if !is_on {
-                break;
-            }
-            self.flush();
+    async fn run(mut self, requests: Streaming<DeltaDiscoveryRequest>, answers: Answers) {
+        if let Some(status) = self.serve(requests, &answers).await {
+            // A client that is gone need not be told.
+            let _ = answers.send(Err(status)).await;
         }
         self.shared.observe(|observed| observed.open_streams -= 1);
     }
 
-    fn hear(&mut self, message: DeltaDiscoveryRequest) -> bool {
+    /// Until the client is gone, or there is a status to end with. What has changed meanwhile waits as
+    /// long as the client does not take what there is.
+    async fn serve(&mut self, mut requests: Streaming<DeltaDiscoveryRequest>, answers: &Answers) -> Option<Status> {
+        let mailbox = self.mailbox.clone();
+        loop {
+            let next = self.next();
+            tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.hear(request),
+                    Ok(None) | Err(_) => return None,
+                },
+                permit = answers.reserve(), if next.is_some() => {
+                    let response = next.and_then(|at| self.waiting.remove(at));
+                    response.into_iter().zip(permit.ok()).for_each(|((_, response), permit)| permit.send(Ok(response)));
+                }
+                () = mailbox.is_filled.notified(), if next.is_none() => {
+                    let news = mailbox.take();
+                    if news.end.is_some() {
+                        return news.end;
+                    }
+                    self.learn(news);
+                }
+                changed = self.script.changed() => if changed.is_err() {
+                    return Some(Status::unavailable("the control plane ends"));
+                },
+                () = answers.closed() => return None,
+            }
+        }
+    }
+
+    /// The first response that is not held back.
+    fn next(&self) -> Option<usize> {
+        let script = self.script.borrow();
+        self.waiting.iter().position(|(kind, _)| !script.held.contains(kind))
+    }
+
+    fn hear(&mut self, message: DeltaDiscoveryRequest) {
         self.shared.observe(|observed| observed.requests.push(self.noted(&message)));
-        let Some(kind) = Kind::of(&message.type_url) else { return true };
+        let Some(kind) = Kind::of(&message.type_url) else { return };
         let shared = self.shared.clone();
         let tables = shared.tables();
         let table = tables.of(kind);
@@ -120,44 +175,31 @@ impl AdsStream {
                 let watching = self.watching.entry(kind).or_insert(Watching::new(message));
                 watching.everything(table)
             }
-            Some(watching) if message.resource_names_subscribe.is_empty() && message.resource_names_unsubscribe.is_empty() => {
-                let _ = watching;
-                return true;
-            }
+            Some(_) if message.resource_names_subscribe.is_empty() && message.resource_names_unsubscribe.is_empty() => return,
             Some(watching) => watching.change(message, table),
         };
         drop(tables);
         self.say(kind, resources, removed);
-        true
     }
 
-    fn learn(&mut self, event: Event) -> bool {
-        match event {
-            Event::Changed(names) => {
-                let shared = self.shared.clone();
-                let tables = shared.tables();
-                let mut answers = Vec::new();
-                for (kind, watching) in &mut self.watching {
-                    let names = names.iter().filter(|(of, _)| of == kind).map(|(_, name)| name);
-                    let (resources, removed) = watching.update(tables.of(*kind), names);
-                    if !resources.is_empty() || !removed.is_empty() {
-                        answers.push((*kind, resources, removed));
-                    }
-                }
-                drop(tables);
-                answers.into_iter().for_each(|(kind, resources, removed)| self.say(kind, resources, removed));
-            }
-            Event::Say(response) => {
-                let response = DeltaDiscoveryResponse { nonce: self.next_nonce(), ..(*response).clone() };
-                let kind = Kind::of(&response.type_url).unwrap_or(Kind::Address);
-                self.held.push_back((kind, response));
-            }
-            Event::End(status) => {
-                let _ = self.answers.send(Err((*status).clone()));
-                return false;
+    fn learn(&mut self, news: News) {
+        let shared = self.shared.clone();
+        let tables = shared.tables();
+        let mut answers = Vec::new();
+        for (kind, watching) in &mut self.watching {
+            let names = news.changed.iter().filter(|(of, _)| of == kind).map(|(_, name)| name);
+            let (resources, removed) = watching.update(tables.of(*kind), names);
+            if !resources.is_empty() || !removed.is_empty() {
+                answers.push((*kind, resources, removed));
             }
         }
-        true
+        drop(tables);
+        answers.into_iter().for_each(|(kind, resources, removed)| self.say(kind, resources, removed));
+        for response in news.raw {
+            let kind = Kind::of(&response.type_url).unwrap_or(Kind::Address);
+            let response = DeltaDiscoveryResponse { nonce: self.next_nonce(), ..response };
+            self.waiting.push_back((kind, response));
+        }
     }
 
     fn say(&mut self, kind: Kind, resources: Vec<Resource>, removed: Vec<String>) {
@@ -168,25 +210,12 @@ impl AdsStream {
             nonce: self.next_nonce(),
             removed_resources: removed,
         };
-        self.held.push_back((kind, response));
+        self.waiting.push_back((kind, response));
     }
 
     fn next_nonce(&mut self) -> String {
         self.nonce += 1;
         format!("{}-{}", self.number, self.nonce)
-    }
-
-    /// Sends what is not held back.
-    fn flush(&mut self) {
-        let script = self.script.borrow_and_update().clone();
-        for (kind, response) in std::mem::take(&mut self.held) {
-            if script.held.contains(&kind) {
-                self.held.push_back((kind, response));
-            } else {
-                // A client that is gone is noticed in the loop.
-                let _ = self.answers.send(Ok(response));
-            }
-        }
     }
 
     fn noted(&self, message: &DeltaDiscoveryRequest) -> Request {

@@ -30,7 +30,6 @@ use crate::{
     proto::discovery::DeltaDiscoveryResponse,
     state::Change,
 };
-use ads::Event;
 use authority::Authority;
 use bytes::Bytes;
 use encode::Encoder;
@@ -197,8 +196,8 @@ impl ControlPlane {
     }
 
     /// Sends this on every stream, with a nonce of its own.
-    pub fn say(&self, response: DeltaDiscoveryResponse) {
-        self.shared.tell(&Event::Say(Arc::new(response)));
+    pub fn say(&self, response: &DeltaDiscoveryResponse) {
+        self.shared.tell(|stream| stream.say(response));
     }
 
     /// The tokens it accepts from now on. Streams that are open stay so.
@@ -207,8 +206,8 @@ impl ControlPlane {
     }
 
     /// Ends every stream with a status; their connections stay.
-    pub fn end_streams(&self, status: Status) {
-        self.shared.tell(&Event::End(Arc::new(status)));
+    pub fn end_streams(&self, status: &Status) {
+        self.shared.tell(|stream| stream.end(status));
     }
 
     /// Ends every connection without a word.

@@ -2,7 +2,7 @@
 
 use super::{
     Kind, Token,
-    ads::Event,
+    ads::Mailbox,
     authority::Authority,
     encode::Encoder,
     faults::Faults,
@@ -17,11 +17,11 @@ use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tonic::{Status, metadata::KeyAndValueRef, metadata::MetadataMap};
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Shared {
     tables: Mutex<Tables>,
     authority: Mutex<Authority>,
     tokens: Mutex<Vec<Token>>,
-    streams: Mutex<Vec<mpsc::UnboundedSender<Event>>>,
+    streams: Mutex<Vec<Weak<Mailbox>>>,
     version: AtomicU64,
     pub(super) observed: watch::Sender<Observed>,
     pub(super) faults: Faults,
@@ -132,20 +132,20 @@ impl Shared {
         let count = names.len();
         if count > 0 {
             self.version.fetch_add(1, Ordering::Relaxed);
-            self.tell(&Event::Changed(Arc::new(names)));
+            self.tell(|mailbox| mailbox.changed(&names));
         }
         count
     }
 
     /// Tells every open stream.
-    pub(super) fn tell(&self, event: &Event) {
-        lock(&self.streams).retain(|stream| stream.send(event.clone()).is_ok());
+    pub(super) fn tell(&self, tell: impl Fn(&Mailbox)) {
+        lock(&self.streams).retain(|stream| stream.upgrade().inspect(|mailbox| tell(mailbox)).is_some());
     }
 
-    pub(super) fn open_stream(&self) -> (usize, mpsc::UnboundedReceiver<Event>) {
-        let (events, heard) = mpsc::unbounded_channel();
-        lock(&self.streams).push(events);
-        (self.observe(Observed::stream), heard)
+    /// Counts a stream, and tells it what happens from now on; its number.
+    pub(super) fn open_stream(&self, mailbox: &Arc<Mailbox>) -> usize {
+        lock(&self.streams).push(Arc::downgrade(mailbox));
+        self.observe(Observed::stream)
     }
 
     /// Lets a call pass whose token is good; the token and all headers but it.
