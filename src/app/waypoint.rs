@@ -2,7 +2,10 @@
 
 use super::{AppError, MeshSource, OwnCertificate, Process, Running, config_dump, control_plane, mesh::synced};
 use crate::{
-    control::{manifest, xds},
+    control::{
+        manifest::{self, Owns},
+        xds,
+    },
     model::ResourceName,
     runtime::{Workers, workers},
     settings::{AdminListeners, ListenAddress, ProcessArgs, WaypointCommand},
@@ -161,7 +164,7 @@ impl WaypointMesh {
         match (self.manifests, self.control_plane) {
             (Some(manifests), None) => MeshSource::open(manifests),
             (Some(manifests), Some(control_plane)) => {
-                Ok(MeshSource::open(manifest::Config { ..manifests })?.and_control_plane(control_plane))
+                Ok(MeshSource::open(manifest::Config { owns: Owns::Policy, ..manifests })?.and_control_plane(control_plane))
             }
             (None, Some(control_plane)) => {
                 tracing::warn!("no manifests: there are no routes, and no policies besides those that ztunnels enforce");

@@ -198,6 +198,7 @@ fn manifests(yaml: Option<&str>) -> Mesh {
         trust_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         lenient: false,
+        owns: manifest::Owns::Everything,
     };
     let loaded = load(config);
     assert!(loaded.findings.iter().all(|finding| !format!("{finding:?}").contains("Error")), "{:?}", loaded.findings);
