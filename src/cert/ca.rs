@@ -168,6 +168,8 @@ impl DevCa {
         params.not_after = params.not_after.min(self.not_after);
         // rcgen marks the SAN critical when the subject is empty (RFC 5280 section 4.2.1.6).
         params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into()?)];
+        // Said aloud, as Istio's CA does: SPIFFE's libraries want to read it.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
