@@ -149,6 +149,12 @@ impl DevCa {
         &self.root_pem
     }
 
+    /// For what else it may sign.
+    #[cfg(test)]
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// A certificate with a new key: empty subject, the identity as the only SAN (critical), for
     /// clients and servers. Valid from five minutes ago, or a tenth of `ttl` if that is less, for `ttl`
     /// from now, though not longer than the root.
