@@ -1,0 +1,145 @@
+//! The mesh: what is known when, and what is refused.
+
+use super::*;
+use crate::support::eventually;
+use bytes::Bytes;
+use cairn::model::Workload;
+
+const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_ready_before_the_control_plane_has_spoken() {
+    let istiod = Istiod::start(&echo()).await;
+    istiod.plane.faults().hold(Kind::Authorization);
+    let client = istiod.ztunnel("client-v1", "client", 20);
+    soon("ACK of addresses", istiod.plane.wait_for(|o| o.acks(Kind::Address) == 1)).await;
+    eventually("the probe answers", async || !client.readiness().await.is_empty()).await;
+    assert!(client.readiness().await.starts_with("HTTP/1.1 500"), "one of two types is not enough: {}", client.readiness().await);
+    istiod.plane.faults().release(Kind::Authorization);
+    client.ready().await;
+    let seen = istiod.plane.observed();
+    assert_eq!(seen.acks(Kind::Authorization), 1);
+    let first = seen.requests.iter().find(|r| !r.node.is_empty()).unwrap();
+    assert!(first.node.starts_with("ztunnel~") && first.headers.contains_key("clusterid"), "{first:?}");
+    assert_eq!(seen.of(Kind::Address).next().unwrap().subscribe, Vec::<String>::new(), "everything is wanted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_flows_from_ztunnel_through_waypoint_to_ztunnel() {
+    let path = Path::start().await;
+    path.works().await;
+    let seen = path.app.last();
+    assert_eq!(seen.headers.get("host").unwrap(), "test");
+    assert!(path.waypoint.metric("istio_requests_total", "").await >= 1.0, "the waypoint has seen it");
+    let asked = path.istiod.plane.observed().certificates;
+    let identities: std::collections::BTreeSet<_> =
+        asked.iter().filter_map(|c| c.identity.as_ref()).map(|i| i.service_account().to_owned()).collect();
+    assert_eq!(identities.into_iter().collect::<Vec<_>>(), ["client", "echo", "waypoint"]);
+    assert!(asked.iter().all(|c| c.token == TOKEN && c.impersonated.is_none()), "each for itself: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_bad_is_refused_alone_and_what_is_good_is_served() {
+    let path = Path::start().await;
+    let plane = &path.istiod.plane;
+    let before = path.client.metric("cairn_xds_rejected_total", ADDRESS).await;
+    let bad = Bytes::from_static(b"\xff\xff");
+    let raw = plane.put(Kind::Address, [("bad".into(), Some(bad))]);
+    assert_eq!(raw, 1);
+    let seen = soon("NACK", plane.wait_for(|o| o.nacks().len() >= 3)).await;
+    assert!(seen.nacks().iter().all(|reason| reason.starts_with("bad: ")), "{:?}", seen.nacks());
+    assert_eq!(path.client.metric("cairn_xds_rejected_total", ADDRESS).await, before + 1.0);
+    path.works().await;
+    // Whoever starts with it gets the good ones and goes on; a NACK does not make anybody ready.
+    let late = path.istiod.ztunnel("client-v1", "client", 21);
+    soon("NACK at the start", plane.wait_for(|o| o.nacks().len() >= 4)).await;
+    eventually("the probe answers", async || !late.readiness().await.is_empty()).await;
+    assert!(!late.is_ready().await);
+    plane.put(Kind::Address, [("bad".into(), None)]);
+    late.ready().await;
+    assert_eq!(late.get(path.vip()).await.unwrap().text(), "echo-v1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_of_the_control_plane_hold() {
+    let mut path = Path::start().await;
+    path.works().await;
+    let deny = "selector: {matchLabels: {app: echo}}\naction: DENY\nrules: [{to: [{operation: {ports: ['8080']}}]}]";
+    path.istiod.apply(&(echo() + &policy(NS, "closed", deny)));
+    eventually("it is denied", async || path.get().await.is_err()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_control_plane_the_last_state_serves_and_what_changed_meanwhile_comes_after() {
+    let path = Path::start().await;
+    let plane = &path.istiod.plane;
+    path.works().await;
+    assert_eq!(path.client.metric("cairn_xds_connected", "").await, 1.0);
+    soon("it stops", plane.stop()).await;
+    for node in path.nodes() {
+        eventually("metrics say that it is gone", async || node.metric("cairn_xds_connected", "").await == 0.0).await;
+        let probe = node.readiness().await;
+        assert!(probe.starts_with("HTTP/1.1 200") && probe.contains("control plane"), "{probe}");
+    }
+    let load = path.client.load(path.vip(), 2);
+    load.more(20).await;
+    // While nobody can hear it, the pod moves.
+    let moved = Workload { addresses: vec![path.istiod.net.ip(12)], ..(*path.istiod.workload("echo-v1")).clone() };
+    let (_app, _server) = (Backend::http(path.istiod.net.addr(12, 8080), "moved"), path.istiod.ztunnel("echo-v1", "echo", 12));
+    assert!(path.istiod.upsert(moved) > 0);
+    load.more(20).await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+    let streams = plane.observed().streams;
+    soon("it comes back", plane.resume()).await;
+    eventually("what is new is served", async || path.get().await.as_deref() == Ok("moved")).await;
+    let seen = soon("all are back", plane.wait_for(|o| o.streams >= streams + 3)).await;
+    let back: Vec<_> = seen.of(Kind::Address).filter(|r| r.stream > streams && !r.initial_versions.is_empty()).collect();
+    assert!(back.len() >= 3, "they say what they have: {:?}", seen.requests.iter().filter(|r| r.stream > streams).collect::<Vec<_>>());
+    eventually("metrics say that it is back", async || path.client.metric("cairn_xds_connected", "").await == 1.0).await;
+    assert!(!path.client.readiness().await.contains("control plane"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_demand_asks_for_what_is_needed() {
+    let path = Path::start().await;
+    let late = path.istiod.ztunnel_with("client-v1", "client", 21, &[("XDS_ON_DEMAND", "true")]);
+    late.ready().await;
+    let seen = path.istiod.plane.observed();
+    let stream = seen.streams;
+    let first = seen.of(Kind::Address).find(|r| r.stream == stream).unwrap();
+    assert_eq!((&first.subscribe[..], &first.unsubscribe[..]), (&["*".to_owned()][..], &["*".to_owned()][..]));
+    assert_eq!(late.get(path.vip()).await.unwrap().text(), "echo-v1");
+    let seen = path.istiod.plane.observed();
+    let asked: Vec<_> = seen.of(Kind::Address).filter(|r| r.stream == stream).flat_map(|r| &r.subscribe).collect();
+    assert!(asked.contains(&&format!("/{}", path.vip().ip())), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_changes_fails_no_request() {
+    let path = Path::start().await;
+    let load = path.client.load(path.vip(), 2);
+    load.more(10).await;
+    let template = path.istiod.workload("echo-v1");
+    let (start, mut changes) = (tokio::time::Instant::now(), 0u32);
+    let mut every = tokio::time::interval(Duration::from_millis(3));
+    while start.elapsed() < Duration::from_secs(3) {
+        every.tick().await;
+        // Endpoints that come and go, not ready: none is ever asked.
+        let n = changes % 100;
+        let uid = format!("Kubernetes//Pod/app/flood-{n}");
+        let pod = Workload {
+            uid: uid.as_str().into(),
+            name: format!("flood-{n}").into(),
+            addresses: vec![path.istiod.net.ip(100 + (n % 90) as u8)],
+            health: cairn::model::Health::Unhealthy,
+            canonical_revision: changes.to_string().into(),
+            ..(*template).clone()
+        };
+        path.istiod.upsert(pod);
+        changes += 1;
+    }
+    assert!(changes > 300, "{changes} changes");
+    load.more(10).await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+    assert_eq!(path.istiod.plane.observed().nacks(), Vec::<&str>::new());
+}
