@@ -48,7 +48,11 @@ async fn without_the_ca_certificates_run_out_and_connections_fail_until_it_is_ba
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_wrong_opens_no_tunnel() {
     let mallory = "spiffe://cluster.local/ns/app/sa/mallory".parse().unwrap();
-    for (fault, word) in [(Certificates::For(mallory), "mallory"), (Certificates::Empty, "chain"), (Certificates::LeafOnly, "root")] {
+    for (fault, word) in [
+        (Certificates::For(mallory), "mallory"),
+        (Certificates::Empty, "the answer of the ca is empty"),
+        (Certificates::LeafOnly, "the answer of the ca holds no root"),
+    ] {
         let path = Path::start().await;
         path.istiod.plane.faults().certificates(fault.clone());
         let late = path.istiod.ztunnel("client-v1", "client", 21);
