@@ -41,6 +41,7 @@ struct State {
     pods: BTreeMap<String, Listed>,
     /// Connections with a snapshot, oldest first.
     sessions: Vec<OwnedFd>,
+    accepted: usize,
     snapshots: usize,
     complaints: Vec<String>,
 }
@@ -66,6 +67,7 @@ impl Cni {
             move || {
                 while let Ok(session) = rustix::net::accept_with(&shared.listener, SocketFlags::CLOEXEC) {
                     let mut state = shared.state.lock().unwrap();
+                    state.accepted += 1;
                     match state.greet(&session) {
                         Ok(()) => state.sessions.push(session),
                         Err(complaint) => state.complaints.push(complaint),
@@ -117,6 +119,11 @@ impl Cni {
         if keep {
             state.pods.values_mut().for_each(|pod| pod.netns = None);
         }
+    }
+
+    /// How many connections were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.state.lock().unwrap().accepted
     }
 
     /// How many snapshots were acknowledged so far.

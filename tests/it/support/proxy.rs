@@ -56,13 +56,24 @@ impl Proxy {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         });
-        let pending = if asked.await.is_err() { self.ask(READINESS, "/healthz/ready").await } else { return };
+        let pending = if asked.await.is_err() { self.readiness().await } else { return };
         panic!("{} does not become ready: {pending}\n{}", self.pod.name, self.output());
     }
 
     /// Whether it says so.
     pub async fn is_ready(&self) -> bool {
-        self.ask(READINESS, "/healthz/ready").await.starts_with("HTTP/1.1 200")
+        self.readiness().await.starts_with("HTTP/1.1 200")
+    }
+
+    /// What it says of that, with the status.
+    pub async fn readiness(&self) -> String {
+        self.ask(READINESS, "/healthz/ready").await
+    }
+
+    /// The dump, read.
+    pub async fn dump(&self) -> serde_json::Value {
+        let dump = self.config_dump().await;
+        dump.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or_default()
     }
 
     async fn ask(&self, port: u16, path: &str) -> String {

@@ -5,6 +5,7 @@
 use super::{
     Cni, Proxy,
     netns::{self, Netns, redirection},
+    plane::{self, Plane},
     process::cairn,
     soon,
 };
@@ -131,12 +132,15 @@ pub struct World {
     pods: Vec<(Pod, Spec)>,
     made: Vec<String>,
     cnis: BTreeMap<usize, Cni>,
-    env: Vec<(String, String)>,
+    /// Of all nodes, where it names none.
+    env: Vec<(Option<usize>, String, String)>,
     networks: BTreeMap<usize, &'static str>,
     proxies: usize,
     /// Pods of ztunnels that are not started yet.
     waiting: Vec<Pod>,
     resolver: Option<PathBuf>,
+    /// Where processes run that live on a control plane, as in the containers of the stock charts.
+    image: Option<PathBuf>,
 }
 
 impl World {
@@ -160,6 +164,7 @@ impl World {
             proxies: 0,
             waiting: Vec::new(),
             resolver: None,
+            image: None,
         };
         for node in NODES {
             let netns = world.namespace(&format!("node{node}"));
@@ -234,7 +239,16 @@ impl World {
 
     /// A setting for all ztunnels that are started from now on.
     pub fn env(&mut self, name: &str, value: impl ToString) {
-        self.env.push((name.to_owned(), value.to_string()));
+        self.env.push((None, name.to_owned(), value.to_string()));
+    }
+
+    /// The same, for those of one node.
+    pub fn env_on(&mut self, node: usize, name: &str, value: impl ToString) {
+        self.env.push((Some(node), name.to_owned(), value.to_string()));
+    }
+
+    fn env_of(&self, node: usize) -> impl Iterator<Item = (&String, &String)> {
+        self.env.iter().filter(move |(of, ..)| of.is_none_or(|of| of == node)).map(|(_, name, value)| (name, value))
     }
 
     /// The network that a node and its pods are on, to be named before anything is started.
@@ -274,13 +288,35 @@ impl World {
 
     /// Writes the YAML file only.
     pub fn describe(&mut self, services_and_policies: &str) {
-        // The mesh knows the first ztunnels, as it would in a cluster.
-        self.waiting = NODES.map(|node| self.ztunnel_pod(node)).into();
-        let own: String = self.waiting.iter().map(|pod| self.workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
-        let text = self.workloads() + &own + services_and_policies;
+        let text = self.mesh(services_and_policies);
         let path = self.dir.path().join("mesh.yaml");
         std::fs::write(&path, text).unwrap();
         self.env("LOCAL_XDS_PATH", path.display());
+    }
+
+    /// The mesh as that YAML, with the pods that there are now.
+    pub fn mesh(&mut self, services_and_policies: &str) -> String {
+        // The mesh knows the first ztunnels, as it would in a cluster.
+        if self.proxies == 0 {
+            self.waiting = NODES.map(|node| self.ztunnel_pod(node)).into();
+        }
+        let own: String = self.waiting.iter().map(|pod| self.workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
+        self.workloads() + &own + services_and_policies
+    }
+
+    /// A control plane in a pod of its own, in place of files, for all processes that are started from
+    /// now on.
+    pub fn control_plane(&mut self) -> Plane {
+        let pod = self.attach("istiod", "istiod", 1);
+        let image = self.dir.path().join("image");
+        let plane = Plane::start(pod, &image);
+        self.image = Some(image);
+        plane
+    }
+
+    /// The mesh loses a pod.
+    pub fn forget(&mut self, pod: &Pod) {
+        self.pods.retain(|(known, _)| known.name != pod.name);
     }
 
     /// The workloads of the YAML file.
@@ -319,18 +355,30 @@ impl World {
 
     /// Starts a CNI and a ztunnel on each node, with whatever was set to describe the mesh.
     pub async fn start_proxies(&mut self) -> [Proxy; 2] {
-        self.certs(&[]);
+        let proxies = self.begin();
+        self.ready(&proxies).await;
+        proxies
+    }
+
+    /// The same, without waiting for anything.
+    pub fn begin(&mut self) -> [Proxy; 2] {
+        if self.image.is_none() {
+            self.certs(&[]);
+        }
         for node in NODES {
             let cni = Cni::listen(&self.dir.path().join(format!("zds{node}")));
             self.pods.iter().filter(|(pod, spec)| spec.listed && pod.node == node).for_each(|(pod, _)| cni.list(pod));
             self.cnis.insert(node, cni);
         }
-        let proxies = [self.proxy(1), self.proxy(2)];
-        for proxy in &proxies {
+        [self.proxy(1), self.proxy(2)]
+    }
+
+    /// Waits until they are ready.
+    pub async fn ready(&self, proxies: &[Proxy]) {
+        for proxy in proxies {
             proxy.ready().await;
             assert_eq!(self.cni(proxy.pod.node).complaints(), [""; 0], "the CNI is content");
         }
-        proxies
     }
 
     fn ztunnel_pod(&mut self, node: usize) -> Pod {
@@ -344,7 +392,7 @@ impl World {
         let pod = waiting.unwrap_or_else(|| self.ztunnel_pod(node));
         let mut command = self.command();
         command.args(["proxy", "ztunnel"]);
-        // As in the stock DaemonSet, with files in place of the control plane.
+        // As in the stock DaemonSet.
         command.envs([
             ("CA_ADDRESS", "istiod.istio-system.svc:15012"),
             ("XDS_ADDRESS", "istiod.istio-system.svc:15012"),
@@ -362,18 +410,28 @@ impl World {
             ("NODE_NAME", &format!("node{node}")),
             ("NETWORK", self.network_of(node)),
         ]);
-        command.env("INPOD_UDS", self.cni(node).path()).env("CAIRN_IDENTITY_DIR", self.certs_dir());
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.env("INPOD_UDS", self.cni(node).path());
+        if self.image.is_none() {
+            // Files in place of the CA.
+            command.env("CAIRN_IDENTITY_DIR", self.certs_dir());
+        }
+        command.envs(self.env_of(node));
         Proxy::start(command, pod, self.dir.path())
     }
 
-    /// The binary, with `/etc/resolv.conf` of the world where it has one.
+    /// The binary, with `/etc/resolv.conf` of the world where it has one, or with what a container has
+    /// that lives on the control plane.
     fn command(&self) -> Command {
         let plain = cairn();
-        let Some(resolver) = &self.resolver else { return plain };
+        let (from, to) = match (&self.resolver, &self.image) {
+            (Some(resolver), _) => (resolver.clone(), "/etc/resolv.conf"),
+            (None, Some(image)) => (plane::hosts(image), "/etc/hosts"),
+            (None, None) => return plain,
+        };
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""]);
-        command.arg(resolver).arg(plain.get_program()).env_remove("RUST_LOG").stdin(Stdio::null());
+        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""]);
+        command.arg(from).arg(to).arg(plain.get_program()).env_remove("RUST_LOG").stdin(Stdio::null());
+        self.image.iter().for_each(|image| drop(command.current_dir(image)));
         command
     }
 
@@ -385,7 +443,7 @@ impl World {
         // The rules of redirection tell by the mark what not to capture.
         command.env("PACKET_MARK", "1337").env("CAIRN_ACCESS_LOG", "all").env("RUST_LOG", "info");
         command.env("NODE_NAME", format!("node{}", pod.node)).env("CAIRN_IDENTITY_DIR", self.certs_dir());
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.envs(self.env_of(pod.node));
         Proxy::start(command, pod.clone(), self.dir.path())
     }
 
@@ -394,6 +452,27 @@ impl World {
         let mut command = cairn();
         command.args(["waypoint", "--gateway", &format!("{NS}/{}", pod.account), "--access-log", "all", "--manifests"]).arg(manifests);
         command.arg("--identity-dir").arg(self.certs_dir().join(NS).join(&pod.account));
+        Proxy::start(command, pod.clone(), self.dir.path())
+    }
+
+    /// The same, as the stock Deployment of a Gateway starts it: services, workloads and its certificate
+    /// are the control plane's, routes are in the manifests.
+    pub fn stock_waypoint(&self, pod: &Pod, manifests: &Path) -> Proxy {
+        let mut command = self.command();
+        command.args(["proxy", "waypoint", "--domain", "app.svc.cluster.local", "--access-log", "all"]);
+        command.arg("--manifests").arg(manifests);
+        command.envs([
+            ("XDS_ADDRESS", "istiod.istio-system.svc:15012"),
+            ("CA_ADDR", "istiod.istio-system.svc:15012"),
+            ("CAIRN_GATEWAY", &format!("{NS}/{}", pod.account)),
+            ("POD_NAME", &pod.name),
+            ("POD_NAMESPACE", NS),
+            ("INSTANCE_IP", &pod.ip(Family::V4).to_string()),
+            ("SERVICE_ACCOUNT", &pod.account),
+            ("TRUST_DOMAIN", TRUST_DOMAIN),
+            ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
+            ("ISTIO_META_NODE_NAME", &format!("node{}", pod.node)),
+        ]);
         Proxy::start(command, pod.clone(), self.dir.path())
     }
 
