@@ -169,7 +169,10 @@ async fn tell(mut status: xds::Status, readiness: Readiness, waiting: BlockReady
         if now.synced {
             drop(waiting.take());
         }
-        let note = || format!("disconnected ({}); what it told last is served", now.error.as_deref().unwrap_or("not connected yet"));
+        let note = || {
+            let served = if now.synced { "what it told last is served" } else { "it has told nothing yet" };
+            format!("disconnected ({}); {served}", now.error.as_deref().unwrap_or("not connected yet"))
+        };
         readiness.note(CONTROL_PLANE, (!now.connected).then(note));
         status.changed().await;
     }

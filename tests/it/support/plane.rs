@@ -82,7 +82,8 @@ impl Plane {
 
     /// The same, with resources changed in ways that the text cannot say.
     pub fn serve_with(&self, text: &str, mut edit: impl FnMut(&mut Change)) -> usize {
-        let config = local::Config { network: String::new(), cluster_domain: "cluster.local".into(), root_namespace: "istio-system".into() };
+        let config =
+            local::Config { network: String::new(), cluster_domain: "cluster.local".into(), root_namespace: "istio-system".into() };
         let mut batch = local::batch(text, "mesh", &config);
         assert!(batch.findings.is_empty(), "{:?}", batch.findings);
         batch.changes.iter_mut().for_each(&mut edit);
