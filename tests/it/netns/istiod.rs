@@ -223,6 +223,7 @@ async fn a_policy_of_the_control_plane_refuses_and_cuts() {
     }
     load.more(10).await;
     assert_eq!(load.stop().await, [""; 0]);
-    let denied = far.metrics().await.sum("istio_tcp_connections_closed_total", &[("response_flags", "DENY"), ("source_workload", "bad")]);
+    let denied =
+        far.metrics().await.sum("istio_tcp_connections_closed_total", &[("response_flags", "DENY"), ("source_workload", "bad-deploy")]);
     assert!(denied >= 2.0, "{denied}");
 }
