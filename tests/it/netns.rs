@@ -6,6 +6,7 @@ mod churn;
 mod dedicated;
 mod harness;
 mod hostile;
+mod istiod;
 mod names;
 mod networks;
 mod paths;

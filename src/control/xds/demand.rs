@@ -222,6 +222,35 @@ impl Asked {
     }
 }
 
+/// A control plane in the hands of a test: it is there, and answers when it is told to.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Answers(Asked);
+
+#[cfg(test)]
+impl Answers {
+    pub(crate) fn new() -> (Demand, Self) {
+        let (demand, asked) = new(true);
+        asked.connected();
+        (demand, Self(asked))
+    }
+
+    /// The next names that are asked for.
+    pub(crate) async fn asked(&self) -> Vec<Name> {
+        self.0.changed().await.subscribe
+    }
+
+    /// Answers. What was found must be in force.
+    pub(crate) fn answer(&self, name: &str, found: bool) {
+        self.0.answered(&[name.to_owned()], found);
+    }
+
+    /// The control plane goes away.
+    pub(crate) fn cut(&self) {
+        self.0.disconnected();
+    }
+}
+
 impl Drop for Asked {
     fn drop(&mut self) {
         if let Some(shared) = &self.0 {

@@ -14,5 +14,7 @@ mod table;
 mod tests;
 
 pub use client::{Client, Config, Node, Rejection, Types, Update, client};
+#[cfg(test)]
+pub(crate) use demand::Answers;
 pub use demand::{Demand, Key};
 pub use status::{Connection, Status};

@@ -6,8 +6,8 @@ use crate::{
     model::{Identity, IdentityError},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 use std::{fmt, time::Duration};
 use time::OffsetDateTime;
@@ -109,6 +109,28 @@ impl Authority {
         let key = KeyPair::generate()?;
         let chain_pem = self.leaf(&key, identity, ttl)?.concat();
         Ok(IssuedCert { chain_pem, key_pem: key.serialize_pem(), roots_pem: self.roots_pem() })
+    }
+
+    /// A list of these serial numbers, by whoever signs now, PEM.
+    pub(super) fn revocation_list(&self, serials: &[Vec<u8>]) -> Result<String, SignError> {
+        let root = &self.roots[self.signing];
+        let issuer = root.intermediate.as_ref().map_or(&root.issuer, |(_, issuer)| issuer);
+        let life = lifetime(self.max_ttl)?;
+        let revoked = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: life.not_before,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: life.not_before,
+            next_update: life.not_after,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(issuer)?.pem()?)
     }
 
     fn leaf(&self, key: &impl PublicKeyData, identity: &Identity, ttl: Duration) -> Result<Vec<String>, SignError> {

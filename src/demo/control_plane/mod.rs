@@ -162,6 +162,14 @@ impl ControlPlane {
         self.shared.authority().rotate()
     }
 
+    /// A revocation list of the authority that signs now, PEM, with these serial numbers (big-endian).
+    ///
+    /// # Errors
+    /// See [`SignError`].
+    pub fn revocation_list(&self, serials: &[Vec<u8>]) -> Result<String, SignError> {
+        self.shared.authority().revocation_list(serials)
+    }
+
     /// Changes the mesh, as one change-set; how many resources look different because of it.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> usize {
         self.shared.apply(changes.into_iter().collect())

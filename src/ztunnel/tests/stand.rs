@@ -3,6 +3,7 @@
 use super::fixture::{Built, NAMESPACE, identity, uid};
 use crate::{
     cert::DevCa,
+    control::xds::Demand,
     hbone::{self, Connect, HBONE_PORT},
     model::{Identity, ResourceName},
     runtime::{DrainTrigger, Workers, drain},
@@ -170,6 +171,12 @@ impl Stand {
     /// where a captured connection would go.
     pub(super) async fn start_as(&self, name: &str, cert: &str, place: Place, outbound: Option<TcpListener>) -> Running {
         self.serve(self.ztunnel(name, cert), place, outbound).await
+    }
+
+    /// Starts the proxy of a pod that knows what it has asked for.
+    pub(super) async fn start_asking(&self, name: &str, place: Place, demand: Demand) -> Running {
+        let (ztunnel, records) = self.ztunnel(name, name);
+        self.serve((ztunnel.with_demand(Some(demand)), records), place, None).await
     }
 
     async fn serve(&self, (ztunnel, records): (Ztunnel, mpsc::Receiver<Record>), place: Place, outbound: Option<TcpListener>) -> Running {

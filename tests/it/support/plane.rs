@@ -31,7 +31,6 @@ const TOKEN: &str = "var/run/secrets/tokens/istio-token";
 #[derive(Debug)]
 pub struct Plane {
     plane: Arc<ControlPlane>,
-    pub pod: Pod,
     known: Mutex<BTreeSet<ResourceKey>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -47,7 +46,7 @@ impl Deref for Plane {
 
 impl Plane {
     /// Starts it with an empty mesh, and writes to `image` what a container finds of it.
-    pub fn start(pod: Pod, image: &Path) -> Self {
+    pub fn start(pod: &Pod, image: &Path) -> Self {
         let mut options = Options::new(pod.at(PORT), BEARER);
         options.names = vec![NAME.to_owned()];
         let (started, start) = mpsc::channel();
@@ -71,7 +70,7 @@ impl Plane {
         }
         let known_by = format!("127.0.0.1 localhost\n::1 localhost\n{} {NAME}\n", pod.ip(Family::V4));
         std::fs::write(hosts(image), known_by).unwrap();
-        Self { plane, pod, known: Mutex::default(), stop: Some(stop), thread: Some(thread) }
+        Self { plane, known: Mutex::default(), stop: Some(stop), thread: Some(thread) }
     }
 
     /// Serves this mesh, a text as [`World::mesh`](super::World::mesh) has it, and nothing else from now

@@ -309,7 +309,7 @@ impl World {
     pub fn control_plane(&mut self) -> Plane {
         let pod = self.attach("istiod", "istiod", 1);
         let image = self.dir.path().join("image");
-        let plane = Plane::start(pod, &image);
+        let plane = Plane::start(&pod, &image);
         self.image = Some(image);
         plane
     }
@@ -431,7 +431,9 @@ impl World {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""]);
         command.arg(from).arg(to).arg(plain.get_program()).env_remove("RUST_LOG").stdin(Stdio::null());
-        self.image.iter().for_each(|image| drop(command.current_dir(image)));
+        if let Some(image) = &self.image {
+            command.current_dir(image);
+        }
         command
     }
 
