@@ -1,7 +1,11 @@
 //! The real binary with a control plane: the mesh by delta ADS, certificates by `CreateCertificate`.
 
 mod authority;
+mod flood;
 mod mesh;
+mod policies;
+mod secrets;
+mod waypoint;
 mod wire;
 
 use crate::support::{
@@ -11,7 +15,10 @@ use crate::support::{
     mesh::NS,
     soon,
 };
-use cairn::demo::control_plane::{Certificates, Kind, Options};
+use cairn::{
+    demo::control_plane::{CertificateRequest, Certificates, Kind, Observed, Options},
+    model::Workload,
+};
 use http::StatusCode;
 use std::{net::SocketAddr, time::Duration};
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::eventually;
+use cairn::demo::control_plane::Token;
 use tonic::Code;
 
 /// Short enough to see the end of.
@@ -18,7 +19,7 @@ async fn roots_change_under_load_without_a_failed_request() {
         // Each step is taken only when all three have had certificates of the one before.
         let asked = plane.observed().certificates.len();
         plane.rotate().unwrap();
-        let everybody = |o: &cairn::demo::control_plane::Observed| {
+        let everybody = |o: &Observed| {
             ["client", "echo", "waypoint"].iter().all(|account| {
                 let renewed =
                     o.certificates[asked..].iter().filter(|c| c.identity.as_ref().is_some_and(|i| i.service_account() == *account));
@@ -52,6 +53,7 @@ async fn an_answer_that_is_wrong_opens_no_tunnel() {
         (Certificates::For(mallory), "mallory"),
         (Certificates::Empty, "the answer of the ca is empty"),
         (Certificates::LeafOnly, "the answer of the ca holds no root"),
+        (Certificates::Refuse(Code::PermissionDenied, "not for you".into()), "permissiondenied: not for you"),
     ] {
         let path = Path::start().await;
         path.istiod.plane.faults().certificates(fault.clone());
@@ -64,5 +66,57 @@ async fn an_answer_that_is_wrong_opens_no_tunnel() {
         .await;
         assert!(late.get(path.vip()).await.is_err(), "{fault:?}");
         assert!(path.app.seen().is_empty(), "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_wait_for_a_ca_that_takes_its_time() {
+    let path = Path::start().await;
+    let plane = &path.istiod.plane;
+    plane.faults().certificates(Certificates::Hold);
+    let asked = plane.observed().certificates.len();
+    let late = path.istiod.ztunnel("client-v1", "client", 21);
+    late.ready().await;
+    let mut waiting = Box::pin(late.get(path.vip()));
+    let asks = async {
+        soon("it asks", plane.wait_for(|o| o.certificates.len() > asked)).await;
+        late.dump().await
+    };
+    tokio::select! {
+        answer = &mut waiting => panic!("there is no certificate yet: {answer:?}"),
+        _ = asks => plane.faults().certificates(Certificates::Sign),
+    }
+    let answer = waiting.await;
+    assert_eq!(answer.unwrap().text(), "echo-v1");
+}
+
+/// Each has a token of its own, so that the CA can refuse one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_no_certificate_any_more_neither_opens_nor_takes_tunnels() {
+    let (istiod, accounts) = (Istiod::with(&echo(), short(4)).await, ["client", "waypoint", "echo"]);
+    let accept = |refused: &str| {
+        let texts = accounts.iter().filter(|account| **account != refused);
+        istiod.plane.set_tokens(texts.map(|text| Token { text: (*text).to_owned(), may_impersonate: true }).collect());
+    };
+    accept("");
+    let files = accounts.map(|account| istiod.write(account, account).to_str().unwrap().to_owned());
+    let token = |index: usize| [("AUTH_TOKEN", files[index].as_str())];
+    let _app = Backend::http(istiod.net.addr(11, 8080), "echo-v1");
+    let client = istiod.ztunnel_with("client-v1", "client", 20, &token(0));
+    let waypoint = istiod.waypoint_with(&token(1), &[]);
+    let server = istiod.ztunnel_with("echo-v1", "echo", 11, &token(2));
+    for node in [&client, &waypoint, &server] {
+        node.ready().await;
+    }
+    let (vip, pod) = (istiod.net.addr(10, 80), istiod.net.addr(11, 8080));
+    let good = async |to| client.get(to).await.is_ok_and(|answer| answer.status == StatusCode::OK);
+    assert!(good(vip).await && good(pod).await);
+    // Who has none, and whether the way past the waypoint is open.
+    for (account, is_past_open) in [("client", false), ("waypoint", true), ("echo", false)] {
+        accept(account);
+        eventually(&format!("without {account} the way is closed"), async || !good(vip).await).await;
+        eventually(&format!("without {account} the way past the waypoint"), async || good(pod).await == is_past_open).await;
+        accept("");
+        eventually(&format!("with {account} again"), async || good(vip).await && good(pod).await).await;
     }
 }

@@ -3,7 +3,6 @@
 use super::*;
 use crate::support::eventually;
 use bytes::Bytes;
-use cairn::model::Workload;
 
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 
@@ -61,15 +60,6 @@ async fn what_is_bad_is_refused_alone_and_what_is_good_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn policies_of_the_control_plane_hold() {
-    let mut path = Path::start().await;
-    path.works().await;
-    let deny = "selector: {matchLabels: {app: echo}}\naction: DENY\nrules: [{to: [{operation: {ports: ['8080']}}]}]";
-    path.istiod.apply(&(echo() + &policy(NS, "closed", deny)));
-    eventually("it is denied", async || path.get().await.is_err()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_the_control_plane_the_last_state_serves_and_what_changed_meanwhile_comes_after() {
     let path = Path::start().await;
     let plane = &path.istiod.plane;
@@ -92,9 +82,9 @@ async fn without_the_control_plane_the_last_state_serves_and_what_changed_meanwh
     let streams = plane.observed().streams;
     soon("it comes back", plane.resume()).await;
     eventually("what is new is served", async || path.get().await.as_deref() == Ok("moved")).await;
-    let seen = soon("all are back", plane.wait_for(|o| o.streams >= streams + 3)).await;
-    let back: Vec<_> = seen.of(Kind::Address).filter(|r| r.stream > streams && !r.initial_versions.is_empty()).collect();
-    assert!(back.len() >= 3, "they say what they have: {:?}", seen.requests.iter().filter(|r| r.stream > streams).collect::<Vec<_>>());
+    let told = |o: &Observed| o.of(Kind::Address).filter(|r| r.stream > streams && !r.initial_versions.is_empty()).count();
+    // The new ztunnel may have had the mesh before: then it says so as well.
+    soon("all three say what they have", plane.wait_for(|o| told(o) >= 3)).await;
     eventually("metrics say that it is back", async || path.client.metric("cairn_xds_connected", "").await == 1.0).await;
     assert!(!path.client.readiness().await.contains("control plane"));
 }
@@ -112,34 +102,4 @@ async fn on_demand_asks_for_what_is_needed() {
     let seen = path.istiod.plane.observed();
     let asked: Vec<_> = seen.of(Kind::Address).filter(|r| r.stream == stream).flat_map(|r| &r.subscribe).collect();
     assert!(asked.contains(&&format!("/{}", path.vip().ip())), "{asked:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_changes_fails_no_request() {
-    let path = Path::start().await;
-    let load = path.client.load(path.vip(), 2);
-    load.more(10).await;
-    let template = path.istiod.workload("echo-v1");
-    let (start, mut changes) = (tokio::time::Instant::now(), 0u32);
-    let mut every = tokio::time::interval(Duration::from_millis(3));
-    while start.elapsed() < Duration::from_secs(3) {
-        every.tick().await;
-        // Endpoints that come and go, not ready: none is ever asked.
-        let n = changes % 100;
-        let uid = format!("Kubernetes//Pod/app/flood-{n}");
-        let pod = Workload {
-            uid: uid.as_str().into(),
-            name: format!("flood-{n}").into(),
-            addresses: vec![path.istiod.net.ip(100 + (n % 90) as u8)],
-            health: cairn::model::Health::Unhealthy,
-            canonical_revision: changes.to_string().into(),
-            ..(*template).clone()
-        };
-        path.istiod.upsert(pod);
-        changes += 1;
-    }
-    assert!(changes > 300, "{changes} changes");
-    load.more(10).await;
-    assert_eq!(load.stop().await, Vec::<String>::new());
-    assert_eq!(path.istiod.plane.observed().nacks(), Vec::<&str>::new());
 }

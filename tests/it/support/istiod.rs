@@ -4,8 +4,8 @@
 use super::{Net, client::Answer, eventually, manifests, mesh::NS, mesh::TRUST_DOMAIN, process::ask, process::cairn, soon};
 use cairn::{
     control::manifest,
-    demo::control_plane::{ControlPlane, Kind, Options, Token},
-    model::{self, Workload},
+    demo::control_plane::{ControlPlane, Kind, Observed, Options, Token},
+    model::{self, ResourceKey, Service, Workload},
     state::Change,
 };
 use http::StatusCode;
@@ -16,7 +16,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -67,9 +67,28 @@ impl Istiod {
 
     /// Replaces the token that processes show from their next call on.
     pub fn write_token(&self, token: &str) {
-        let next = self.dir.path().join("token.next");
-        std::fs::write(&next, token).unwrap();
-        std::fs::rename(next, self.token()).unwrap();
+        self.write("token", token);
+    }
+
+    /// Replaces the roots by which processes judge the control plane from their next connection on.
+    pub fn write_roots(&self, pem: &str) {
+        self.write("root.pem", pem);
+    }
+
+    /// Replaces a file as a whole; where it is.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let (path, next) = (self.dir.path().join(name), self.dir.path().join("next"));
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, &path).unwrap();
+        path
+    }
+
+    /// Replaces what the waypoint reads from files; the directory.
+    pub fn write_manifests(&self, text: &str) -> PathBuf {
+        let dir = self.dir.path().join("manifests");
+        std::fs::create_dir_all(&dir).unwrap();
+        self.write("manifests/mesh.yaml", &self.net.fill(text));
+        dir
     }
 
     /// What the control plane takes from now on.
@@ -77,13 +96,19 @@ impl Istiod {
         self.plane.set_tokens(vec![Token { text: token.to_owned(), may_impersonate: true }]);
     }
 
-    fn token(&self) -> PathBuf {
+    /// The file with the token.
+    pub fn token(&self) -> PathBuf {
         self.dir.path().join("token")
     }
 
     /// A workload of the mesh, by name.
     pub fn workload(&self, name: &str) -> Arc<Workload> {
         self.mesh.workloads.values().find(|w| &*w.name == name).unwrap().clone()
+    }
+
+    /// A service of the mesh, by name.
+    pub fn service(&self, name: &str) -> Arc<Service> {
+        self.mesh.services.values().find(|s| &*s.source.name.name == name).unwrap().clone()
     }
 
     /// Further manifests, and what was there under the same names changed.
@@ -95,6 +120,19 @@ impl Istiod {
     /// Replaces a resource.
     pub fn upsert(&self, resource: impl Into<model::Resource>) -> usize {
         self.plane.apply([Change::Upsert(resource.into())])
+    }
+
+    /// Takes a workload away.
+    pub fn remove(&self, workload: &Workload) -> usize {
+        self.plane.apply([Change::Remove(ResourceKey::Workload(workload.uid.clone()))])
+    }
+
+    /// Makes a change of this type, and waits until so many have answered what they were told of it.
+    pub async fn in_force(&self, kind: Kind, answers: usize, change: impl FnOnce(&Self) -> usize) {
+        let count = |o: &Observed| o.of(kind).filter(|r| r.is_ack() || r.is_nack()).count();
+        let before = count(&self.plane.observed());
+        assert_eq!(change(self), 1, "one resource changes");
+        soon("answers to a change", self.plane.wait_for(|o| count(o) >= before + answers)).await;
     }
 
     /// A dedicated ztunnel for the pod at NET.`ip`.
@@ -115,10 +153,16 @@ impl Istiod {
 
     /// The waypoint of namespace `app`, at NET.3.
     pub fn waypoint(&self) -> Node {
+        self.waypoint_with(&[], &[])
+    }
+
+    /// The same, with further variables and arguments.
+    pub fn waypoint_with(&self, more: &[(&str, &str)], args: &[&str]) -> Node {
         let mut command = self.command(3);
         command.envs([("POD_NAME", "waypoint-0"), ("POD_NAMESPACE", NS), ("SERVICE_ACCOUNT", "waypoint"), ("TRUST_DOMAIN", TRUST_DOMAIN)]);
-        command.env("INSTANCE_IP", self.net.ip(3).to_string());
+        command.env("INSTANCE_IP", self.net.ip(3).to_string()).envs(more.iter().copied());
         command.args(["waypoint", "--gateway", "app/waypoint", "--hbone-address", &self.net.addr(3, 15008).to_string()]);
+        command.args(args);
         self.spawn(command, "waypoint", 3)
     }
 
@@ -138,7 +182,7 @@ impl Istiod {
     fn spawn(&self, mut command: Command, name: &str, ip: u8) -> Node {
         let at = |port| self.net.addr(ip, port).to_string();
         command.args(["--readiness-address", &at(15021), "--tunnel-source-address", &self.net.ip(ip).to_string()]);
-        let log = self.dir.path().join(format!("{name}.log"));
+        let log = self.dir.path().join(format!("{name}-{ip}.log"));
         let open = || -> File { OpenOptions::new().create(true).append(true).open(&log).unwrap() };
         command.stdout(open()).stderr(open());
         Node { name: name.to_owned(), net: self.net, ip, child: command.spawn().unwrap(), log }
@@ -167,6 +211,23 @@ impl Drop for Node {
 }
 
 impl Node {
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let child = Mutex::new(&mut self.child);
+        eventually("it ends", async || child.lock().unwrap().try_wait().unwrap().is_some()).await;
+        self.child.wait().unwrap()
+    }
+
+    /// What it shows operators: configuration and metrics.
+    pub async fn dump(&self) -> String {
+        ask(self.net.addr(self.ip, 15000), "/config_dump").await + &ask(self.net.addr(self.ip, 15020), "/metrics").await
+    }
+
     /// Everything that it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
@@ -204,6 +265,16 @@ impl Node {
         get(self.net.addr(self.ip, 15080), to).await
     }
 
+    /// The same, for a path.
+    pub async fn get_path(&self, to: SocketAddr, path: &str) -> io::Result<Answer> {
+        request(self.net.addr(self.ip, 15080), to, path).await
+    }
+
+    /// A connection through this ztunnel's SOCKS5.
+    pub async fn open(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        soon("a connection through a ztunnel", through(self.net.addr(self.ip, 15080), to)).await
+    }
+
     /// Requests without end, on `tasks` connections at a time.
     pub fn load(&self, to: SocketAddr, tasks: usize) -> Load {
         Load::start(self.net.addr(self.ip, 15080), to, tasks)
@@ -211,12 +282,16 @@ impl Node {
 }
 
 async fn get(socks5: SocketAddr, to: SocketAddr) -> io::Result<Answer> {
+    request(socks5, to, "/").await
+}
+
+async fn request(socks5: SocketAddr, to: SocketAddr, path: &str) -> io::Result<Answer> {
     let failed = |error: hyper::Error| io::Error::other(format!("HTTP: {error}"));
     let work = async {
         let io = TokioIo::new(through(socks5, to).await?);
         let (mut send, connection) = http1::handshake(io).await.map_err(failed)?;
         let task = tokio::spawn(connection);
-        let response = send.send_request(super::client::get("/")).await.map_err(failed)?;
+        let response = send.send_request(super::client::get(path)).await.map_err(failed)?;
         let answer = Answer::of(response).await;
         task.abort();
         Ok(answer)
@@ -280,6 +355,6 @@ impl Load {
 
 /// Waits until so many responses of both types were taken for good.
 pub async fn acked(plane: &ControlPlane, count: usize) {
-    let both = |o: &cairn::demo::control_plane::Observed| Kind::ALL.into_iter().all(|kind| o.acks(kind) >= count);
+    let both = |o: &Observed| Kind::ALL.into_iter().all(|kind| o.acks(kind) >= count);
     soon("ACKs of both types", plane.wait_for(both)).await;
 }
