@@ -5,8 +5,8 @@ use super::shared::Shared;
 use crate::{
     control::xds::Key,
     hbone::ConnectTarget,
-    model::{GatewayAddress, GatewayDestination, Name, NetworkAddress, ServiceKey, Workload},
-    state::{NodeService, NodeSnapshot, WaypointRoute},
+    model::{GatewayAddress, GatewayDestination, Hostname, Name, NetworkAddress, ServiceKey, Workload},
+    state::{NodeService, NodeSnapshot, NodeWorkload, WaypointRoute},
 };
 use std::{
     collections::HashSet,
@@ -34,12 +34,12 @@ impl Shared {
     pub(super) async fn knowing_peer(
         &self,
         snapshot: Arc<NodeSnapshot>,
+        local: &Workload,
         peer: IpAddr,
         target: Option<&ConnectTarget>,
     ) -> Arc<NodeSnapshot> {
-        let before = snapshot.clone();
-        let asking = self.asking(snapshot, |snapshot| of_peer(snapshot, &self.config.network, &self.local.name.namespace, peer, target));
-        tokio::time::timeout(PEER_WAIT, asking).await.unwrap_or(before)
+        let asking = self.asking(snapshot, |snapshot| of_peer(snapshot, &self.config.network, local, peer, target));
+        tokio::time::timeout(PEER_WAIT, asking).await.unwrap_or_else(|_| self.mesh.load())
     }
 
     /// Has the workload that we serve told of, whoever its neighbours are.
@@ -71,15 +71,18 @@ impl Shared {
 
 /// What is not known of a destination.
 fn of_destination(snapshot: &NodeSnapshot, network: &Name, namespace: &str, dst: SocketAddr) -> Vec<Key> {
+    let mut keys = Vec::new();
     let places: Vec<GatewayAddress> = match (snapshot.service(dst.ip(), namespace), snapshot.workload(dst.ip())) {
-        (Some(service), _) => places_of(service, dst.port()),
-        (None, Some(workload)) => match &workload.waypoint {
-            Some(WaypointRoute::At(place)) => vec![place.clone()],
-            Some(WaypointRoute::Gateway { .. }) | None => Vec::new(),
-        },
+        (Some(service), _) if has_address(service, dst.ip()) => places_of(service, dst.port()),
+        // Of a range, and so only if nobody has the address itself.
+        (Some(service), None) => {
+            keys.push(address(network, dst.ip()));
+            places_of(service, dst.port())
+        }
+        (Some(service), Some(workload)) => places_of(service, dst.port()).into_iter().chain(place_of(workload)).collect(),
+        (None, Some(workload)) => place_of(workload).into_iter().collect(),
         (None, None) => return vec![address(network, dst.ip())],
     };
-    let mut keys = Vec::new();
     for place in places {
         match snapshot.place(&place) {
             None => keys.push(key(network, &place.destination)),
@@ -98,6 +101,18 @@ fn of_destination(snapshot: &NodeSnapshot, network: &Name, namespace: &str, dst:
     keys
 }
 
+fn has_address(service: &NodeService, address: IpAddr) -> bool {
+    service.service.vips.iter().any(|vip| vip.to_canonical() == address.to_canonical())
+}
+
+/// What a workload is reached through.
+fn place_of(workload: &NodeWorkload) -> Option<GatewayAddress> {
+    match &workload.waypoint {
+        Some(WaypointRoute::At(place)) => Some(place.clone()),
+        Some(WaypointRoute::Gateway { .. }) | None => None,
+    }
+}
+
 /// Everything that a port of a service may lead through.
 fn places_of(service: &NodeService, port: u16) -> Vec<GatewayAddress> {
     let weighted = service.service.l4.weighted_waypoints.iter().map(|(place, _)| place.clone());
@@ -114,19 +129,27 @@ fn places_of(service: &NodeService, port: u16) -> Vec<GatewayAddress> {
     weighted.chain(bound).chain(gateways).collect()
 }
 
-fn of_peer(snapshot: &NodeSnapshot, network: &Name, namespace: &Name, peer: IpAddr, target: Option<&ConnectTarget>) -> Vec<Key> {
+fn of_peer(snapshot: &NodeSnapshot, network: &Name, local: &Workload, peer: IpAddr, target: Option<&ConnectTarget>) -> Vec<Key> {
     let peer = snapshot.workload(peer).is_none().then(|| address(network, peer));
-    let target = target.and_then(|target| match target {
-        ConnectTarget::Host(host, _) => {
-            let unknown = snapshot.host(host, namespace).is_none();
-            unknown.then(|| Key::Hostname(ServiceKey { namespace: namespace.clone(), hostname: host.clone() }))
+    let target = match target {
+        None => Vec::new(),
+        Some(ConnectTarget::Host(host, _)) => of_host(snapshot, local, host),
+        Some(ConnectTarget::Address(at)) => {
+            let unknown = snapshot.workload(at.ip()).is_none() && snapshot.service(at.ip(), &local.namespace).is_none();
+            unknown.then(|| address(network, at.ip())).into_iter().collect()
         }
-        ConnectTarget::Address(at) => {
-            let unknown = snapshot.workload(at.ip()).is_none() && snapshot.service(at.ip(), namespace).is_none();
-            unknown.then(|| address(network, at.ip()))
-        }
-    });
+    };
     peer.into_iter().chain(target).collect()
+}
+
+/// The services that a peer may mean by a host name: those that lead to our workload, which says itself
+/// what namespaces they are of.
+fn of_host(snapshot: &NodeSnapshot, local: &Workload, host: &Hostname) -> Vec<Key> {
+    let served: Vec<&ServiceKey> = local.l4.services.iter().map(|(key, _)| key).filter(|key| key.hostname == *host).collect();
+    if served.is_empty() && snapshot.host(host, &local.namespace).is_none() {
+        return vec![Key::Hostname(ServiceKey { namespace: local.namespace.clone(), hostname: host.clone() })];
+    }
+    served.into_iter().filter(|key| snapshot.service_by_key(key).is_none()).cloned().map(Key::Hostname).collect()
 }
 
 fn address(network: &Name, address: IpAddr) -> Key {

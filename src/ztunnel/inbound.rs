@@ -173,7 +173,7 @@ async fn admitted(
 ) -> Result<(Arc<NodeSnapshot>, Arc<NodeWorkload>, Admitted), Refusal> {
     let target = admit::target(connect)?;
     let (snapshot, local) = shared.world().await.ok_or(Refusal::UnknownWorkload)?;
-    let snapshot = shared.knowing_peer(snapshot, tunnel.peer.ip(), Some(&target)).await;
+    let snapshot = shared.knowing_peer(snapshot, &local.workload, tunnel.peer.ip(), Some(&target)).await;
     let admitted = admit::admit(&snapshot, here(shared, tunnel, &local), &target)?;
     Ok((snapshot, local, admitted))
 }
