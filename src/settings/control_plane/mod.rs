@@ -60,7 +60,8 @@ pub struct ControlPlaneArgs {
     /// else the token itself; by default ./var/run/secrets/tokens/istio-token if it is there
     #[arg(long, value_name = "FILE or TOKEN", value_parser = token, hide_default_value = true, env = "AUTH_TOKEN")]
     pub auth_token: Option<Token>,
-    /// Take certificates from the SPIFFE Workload API at this socket, as in unix:///run/agent.sock
+    /// Take certificates from the SPIFFE Workload API at this socket, as in unix:///run/agent.sock. Not
+    /// for a ztunnel in shared mode: it would get its own only
     #[arg(long, value_name = "SOCKET", value_parser = spiffe_socket, env = "SPIFFE_ENDPOINT_SOCKET")]
     pub spiffe_endpoint_socket: Option<String>,
     /// Certificates that are asked for live this long, and are renewed at half of it; those that a

@@ -230,7 +230,7 @@ fn metadata_are_texts_and_json_and_a_flag_is_the_strongest() {
 #[test]
 fn a_spiffe_socket_is_a_unix_socket() {
     for value in ["unix:///run/a.sock", "unix:/run/a.sock", "/run/a.sock"] {
-        let control = control(&["--spiffe-endpoint-socket", value], &[("SPIFFE_ENDPOINT_SOCKET", "?")]).unwrap();
+        let control = control(&["--mode=dedicated", "--spiffe-endpoint-socket", value], &[("SPIFFE_ENDPOINT_SOCKET", "?")]).unwrap();
         assert_eq!(control.spiffe.as_deref(), Some("unix:///run/a.sock"), "{value}");
     }
     for wrong in ["tcp://127.0.0.1:8000", "unix://run/a.sock", "a.sock", "/"] {
