@@ -77,7 +77,7 @@ impl TryFrom<WaypointCommand> for WaypointOptions {
         config.hbone.revocation = control_plane::revocation(&command.control)?;
         let certificate = OwnCertificate {
             from: control_plane::certificates(&command.process, &command.control)?,
-            identity: control_plane::own_identity(names, pod),
+            identity: command.control.identity.clone(),
             ttl: command.control.secret_ttl,
         };
         let mesh = WaypointMesh {

@@ -159,12 +159,18 @@ fn a_waypoint_without_mesh_certificates_or_a_name_is_refused() {
     let off = [KUBERNETES, NO_XDS];
     let only_pod = [KUBERNETES, POD[0], POD[1]];
     let stock = [KUBERNETES, POD[0], POD[1], POD[2]];
-    let rows: [(&[&str], Variables<'_>, &str); 8] = [
+    let rows: [(&[&str], Variables<'_>, &str); 10] = [
         (&[], &POD, "no mesh: give --manifests (CAIRN_MANIFESTS), or the address of a control plane by --xds-address (XDS_ADDRESS)"),
         (&[], &off, "no mesh: give --manifests"),
         (&["--manifests=m"], &POD, "no certificates: "),
         (&["--identity-dir=i"], &[KUBERNETES], "who asks: POD_NAME (--pod-name) and POD_NAMESPACE (--pod-namespace) not set"),
-        (&[], &only_pod, "a CA must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set"),
+        (&[], &only_pod, "it must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set"),
+        (
+            &["--manifests=m"],
+            &[SPIFFE, POD[0], POD[1]],
+            "it must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set",
+        ),
+        (&["--manifests=m", "--trust-domain=a/b"], &[SPIFFE, POD[1], POD[2]], "TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: "),
         (&["--trust-domain=a/b"], &stock, "TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: "),
         (&["--cluster-id=\u{e9}"], &stock, "(--cluster-id): not a text that a header can hold"),
         (&["--manifests=m"], &[("CA_ADDR", "ca")], "POD_NAMESPACE (--pod-namespace) and SERVICE_ACCOUNT (--service-account) not set"),
