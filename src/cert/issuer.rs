@@ -22,10 +22,11 @@ pub trait Issuer: Send + Sync + fmt::Debug + 'static {
     /// The future may be dropped at any time.
     fn issue<'a>(&'a self, identity: &'a Identity) -> IssueFuture<'a>;
 
-    /// Whether all that it issues comes from one CA, so that the roots that came with the newest
-    /// certificate hold for all of them. Otherwise each is used with its own.
-    fn is_one_authority(&self) -> bool {
-        false
+    /// If all that it issues comes from one CA: how long certificates live that it asks for. The roots
+    /// that came with the newest certificate hold for all of them then, and those of earlier ones for
+    /// that long at most. Otherwise each certificate is used with its own.
+    fn one_authority(&self) -> Option<Duration> {
+        None
     }
 
     /// Resolves when there is another certificate than `cert` to be had before its time. Never, for

@@ -192,8 +192,8 @@ impl Issuer for IstioCa {
         Box::pin(async { self.certify(identity).await.map(Arc::new) })
     }
 
-    fn is_one_authority(&self) -> bool {
-        true
+    fn one_authority(&self) -> Option<Duration> {
+        Some(self.config.ttl)
     }
 }
 

@@ -67,7 +67,7 @@ pub enum CertState {
 impl Keeper {
     /// Keeps what `issuer` gives. Its tasks run on `runtime`, whichever thread asks.
     pub fn new(issuer: Arc<dyn Issuer>, runtime: Handle) -> Self {
-        let trust = issuer.is_one_authority().then(|| Arc::new(Trust::new()));
+        let trust = issuer.one_authority().map(|longest| Arc::new(Trust::new(longest)));
         Self { issuer, turns: Turns::new(TURNS), trust, runtime, entries: Mutex::default() }
     }
 

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     sync::watch,
@@ -18,9 +19,11 @@ use tokio::{
 const MAX_EARLIER: usize = 32;
 
 /// The roots of the CA's newest answer, and those of earlier answers until the last certificate has
-/// expired that came with them.
+/// expired that came with them, or would have, had it lived as long as was asked for.
 #[derive(Debug)]
 pub(super) struct Trust {
+    /// How long a root holds at most that has not come again: a CA may give more time than was asked for.
+    longest: Duration,
     known: watch::Sender<Known>,
 }
 
@@ -37,17 +40,20 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct Root {
     der: CertificateDer<'static>,
-    /// When the last certificate expires that came with it.
+    /// When it holds no longer, if it is not among the newest.
     until: Instant,
 }
 
 impl Trust {
-    pub(super) fn new() -> Self {
-        Self { known: watch::Sender::new(Known::default()) }
+    /// For certificates that are asked to live for `longest`.
+    pub(super) fn new(longest: Duration) -> Self {
+        Self { longest, known: watch::Sender::new(Known::default()) }
     }
 
-    /// Takes in the roots of an answer whose certificate is good until then.
+    /// Takes in the roots of an answer whose certificate is good until then, or until the time is over
+    /// that was asked for.
     pub(super) fn learn(&self, roots: &[CertificateDer<'static>], until: Instant) {
+        let until = Instant::now().checked_add(self.longest).map_or(until, |longest| until.min(longest));
         self.change(|known| {
             known.newest = roots.iter().map(Fingerprint::of).collect();
             for der in roots {

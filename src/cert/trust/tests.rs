@@ -79,8 +79,8 @@ impl Issuer for Rotating {
         Box::pin(ready(Ok(self.sign(identity, signer, &roots, TTL))))
     }
 
-    fn is_one_authority(&self) -> bool {
-        self.is_one
+    fn one_authority(&self) -> Option<Duration> {
+        self.is_one.then_some(TTL)
     }
 }
 
@@ -218,7 +218,7 @@ async fn without_one_authority_each_certificate_is_used_with_its_own_roots() {
 #[tokio::test(start_paused = true)]
 async fn a_root_that_is_in_two_answers_holds_for_the_longer_lived() {
     let (ca, _) = Rotating::new(2, true);
-    let (trust, now) = (Trust::new(), Instant::now());
+    let (trust, now) = (Trust::new(TTL * 2), Instant::now());
     let root = |index: usize| std::slice::from_ref(ca.cas[index].root());
     trust.learn(root(0), now + TTL * 2);
     trust.learn(root(0), now + TTL);
@@ -231,4 +231,23 @@ async fn a_root_that_is_in_two_answers_holds_for_the_longer_lived() {
     trust.changed(&mut changes).await;
     assert_eq!(now.elapsed().as_secs(), (TTL * 2).as_secs());
     assert_eq!(ca.of(&trust.apply(&cert).unwrap()), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_gives_more_time_than_was_asked_for_does_not_keep_its_old_root_alive() {
+    let (ca, _) = Rotating::new(2, true);
+    let root = |index: usize| std::slice::from_ref(ca.cas[index].root());
+    for (longest, given, ends) in [(TTL, TTL * 9, TTL), (TTL, TTL, TTL), (TTL * 9, TTL, TTL), (Duration::MAX, TTL, TTL)] {
+        let (trust, now) = (Trust::new(longest), Instant::now());
+        trust.learn(root(0), now + given);
+        // It counts from the last answer that has the root.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        trust.learn(root(0), Instant::now() + given);
+        trust.learn(root(1), Instant::now() + given);
+        let mut changes = trust.subscribe();
+        trust.changed(&mut changes).await;
+        assert_eq!(now.elapsed().as_secs(), ends.as_secs() + 5, "{longest:?} {given:?}");
+        let cert = ca.sign(&id("web"), 0, &[0], TTL * 9);
+        assert_eq!(ca.of(&trust.apply(&cert).unwrap()), [1]);
+    }
 }
