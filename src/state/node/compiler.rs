@@ -25,7 +25,9 @@ use std::{
 pub enum Own {
     /// These, by uid.
     Workloads(HashSet<Name>),
-    /// The one of this name, under whatever uid.
+    /// The one of this name, under whatever uid. Neither node nor cluster is asked for: in a mesh of
+    /// several clusters, a pod of the same namespace and name in another one on the same network counts
+    /// as well, and policies are compiled for both.
     Named(ResourceName),
     /// Those that run on this node; without a name, on any.
     Node(Option<Name>),
