@@ -65,6 +65,8 @@ pub struct NodeCompiler {
     mesh_wide: BTreeSet<ResourceName>,
     rules: HashMap<Name, (List<AuthorizationPolicy>, Arc<Ruleset>)>,
     no_rules: Arc<Ruleset>,
+    // The policies that a workload lists and that are not there, by uid: each was told of once.
+    missing: HashMap<Name, BTreeSet<ResourceName>>,
     by_vip: SharedMap<IpAddr, Owners>,
     ranges: Arc<Ranges>,
     by_host: SharedMap<Hostname, Owners>,
@@ -87,6 +89,7 @@ impl NodeCompiler {
             mesh_wide: BTreeSet::new(),
             rules: HashMap::new(),
             no_rules: Arc::default(),
+            missing: HashMap::new(),
             by_vip: SharedMap::default(),
             ranges: Arc::default(),
             by_host: SharedMap::default(),
@@ -235,6 +238,7 @@ impl NodeCompiler {
             None => {
                 self.local.remove(uid);
                 self.rules.remove(uid);
+                self.missing.remove(uid);
             }
         }
         self.workloads.apply([(uid.clone(), new.clone())]);
@@ -295,6 +299,7 @@ impl NodeCompiler {
             return self.no_rules.clone();
         }
         let policies = &directory.mesh().policies;
+        self.miss(workload, workload.l4.policies.iter().filter(|name| !policies.contains_key(*name)).cloned().collect());
         let near: BTreeSet<Name> = [workload.namespace.clone(), self.root_namespace.clone(), "".into()].into();
         let near = near.iter().flat_map(|namespace| {
             let first = ResourceName { namespace: namespace.clone(), name: "".into() };
@@ -302,13 +307,7 @@ impl NodeCompiler {
         });
         let near = near.filter(|policy| self.applies(policy, workload));
         let everywhere = self.mesh_wide.iter().filter_map(|name| policies.get(name));
-        let listed = workload.l4.policies.iter().filter_map(|name| {
-            let policy = policies.get(name);
-            if policy.is_none() {
-                tracing::warn!(workload = %workload.uid, policy = %name, "the workload lists a policy that does not exist");
-            }
-            policy
-        });
+        let listed = workload.l4.policies.iter().filter_map(|name| policies.get(name));
         let mut known = BTreeSet::new();
         let applying = near.chain(everywhere).chain(listed).filter(|policy| known.insert(&policy.name));
         let applying: List<AuthorizationPolicy> = applying.cloned().collect();
@@ -319,6 +318,19 @@ impl NodeCompiler {
                 self.rules.insert(workload.uid.clone(), (applying, rules.clone()));
                 rules
             }
+        }
+    }
+
+    /// Tells of the policies that a workload lists and that are not there, of each once until it is.
+    fn miss(&mut self, workload: &Workload, missing: BTreeSet<ResourceName>) {
+        let told = self.missing.get(&workload.uid);
+        for name in missing.iter().filter(|name| !told.is_some_and(|told| told.contains(*name))) {
+            tracing::warn!(workload = %workload.uid, policy = %name, "the workload lists a policy that does not exist");
+        }
+        if missing.is_empty() {
+            self.missing.remove(&workload.uid);
+        } else {
+            self.missing.insert(workload.uid.clone(), missing);
         }
     }
 

@@ -1,6 +1,7 @@
 //! How endpoints are reached, and whose an address is.
 
 use super::*;
+use std::io::{Read as _, Seek as _};
 
 fn listed(address: &str, workload: Option<Name>) -> Resource {
     let endpoint = Endpoint { address: address.parse().unwrap(), workload, ready: true, ports: vec![("http".into(), 7070)] };
@@ -108,4 +109,39 @@ fn a_policy_that_a_workload_lists_is_enforced_whatever_its_scope() {
         // Once each, also where it is for all.
         assert_eq!((rules(1), rules(2)), (1, usize::from(target == PolicyTarget::Mesh)), "{target:?}");
     }
+}
+
+#[test]
+fn a_policy_that_a_workload_lists_and_that_is_not_there_is_told_of_once() {
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(file.clone()).finish();
+    let told = || {
+        let mut text = String::new();
+        (&*file).rewind().unwrap();
+        (&*file).read_to_string(&mut text).unwrap();
+        text.lines().filter(|line| line.contains("lists a policy that does not exist")).count()
+    };
+    let listing = |names: &[&str]| {
+        let policies = names.iter().map(|name| ResourceName::new("zoo", name)).collect();
+        Resource::from(Workload { l4: WorkloadL4 { policies, ..WorkloadL4::default() }, ..pod("app", "a", 1) })
+    };
+    let policy = |name| Resource::from(deny("zoo", name, PolicyTarget::Listed, 1));
+    let gone = |name| Change::Remove(ResourceKey::Policy(ResourceName::new("zoo", name)));
+    let uid = pod("app", "a", 1).uid;
+    let mut node = Store::new(NodeCompiler::new(Own::Node(None), ROOT));
+    tracing::subscriber::with_default(log, || {
+        for (what, change, want) in [
+            ("one", Change::Upsert(listing(&["p"])), 1),
+            ("another policy comes", Change::Upsert(policy("other")), 1),
+            ("another is listed", Change::Upsert(listing(&["p", "q"])), 2),
+            ("one comes", Change::Upsert(policy("p")), 2),
+            ("and goes", gone("p"), 3),
+            ("another goes", gone("other"), 3),
+            ("the workload goes", Change::Remove(ResourceKey::Workload(uid)), 3),
+            ("and comes back", Change::Upsert(listing(&["p"])), 4),
+        ] {
+            node.apply([change]);
+            assert_eq!(told(), want, "{what}");
+        }
+    });
 }
