@@ -3,7 +3,7 @@
 use super::{
     client::{Client, Update},
     codec::Raw,
-    requests::{self, Opening},
+    requests,
     resources::{ResourceType, Resources, Response},
 };
 use crate::transport::grpc::GrpcError;
@@ -80,7 +80,7 @@ impl Client {
     async fn follow_stream(&mut self, updates: &mpsc::Sender<Update>, delivered: &mut bool) -> Result<(), End> {
         let metadata = self.config.server.credentials.metadata().await?;
         let channel = self.config.server.connect().await?;
-        let Opening { requests: first, mut untold } = self.opening().await?;
+        let first = self.opening().await?;
         let (requests, outgoing) = mpsc::channel(QUEUE);
         // A server may answer no sooner than it has something to say: demands go out before.
         let mut responses = self.demanding(&requests, open(channel, metadata, first, outgoing)).await.map_err(End::Failed)?;
@@ -90,22 +90,15 @@ impl Client {
         while let Some(message) = self.demanding(&requests, responses.message()).await.map_err(End::Failed)? {
             let taken = self.demanding(&requests, self.take(message, updates, delivered)).await?;
             send(&requests, taken.answer).await;
-            let Some(what) = taken.what else { continue };
-            if taken.whole {
+            if let Some(what) = taken.what.filter(|_| taken.whole) {
                 self.reporter.acknowledged(what);
-            }
-            if untold.contains(&what) {
-                untold.retain(|untold| *untold != what);
-                for request in self.with_resources(move |resources| requests::unlisted(resources, what)).await? {
-                    send(&requests, request).await;
-                }
             }
         }
         Ok(())
     }
 
     /// What to begin a stream with.
-    async fn opening(&self) -> Result<Opening, Unreadable> {
+    async fn opening(&self) -> Result<Vec<Bytes>, Unreadable> {
         let (types, node, demanded) = (self.config.types, self.config.node.clone(), self.asked.all());
         self.with_resources(move |resources| requests::opening(resources, types, &node, &demanded)).await
     }
