@@ -7,7 +7,7 @@ use crate::{
         xds,
     },
     model::{AuthorizationPolicy, Kind, Resource, ResourceKey, ResourceName},
-    runtime::{BlockReady, DrainWatch, Readiness},
+    runtime::{BlockReady, DrainWatch, Readiness, priority},
     state::{Change, Compile, SnapshotHandle, Store},
     telemetry,
 };
@@ -254,11 +254,12 @@ impl<C: Compile> Follower<C> {
         Some(back)
     }
 
-    /// Compiling is work for a core, not for a thread that carries traffic.
+    /// Compiling is work for a core that nobody else needs, not for a thread that carries traffic.
     async fn apply(self, changes: Vec<Change>) -> Option<(Self, u64)> {
         note(&self.policies, &changes);
         let readiness = self.readiness.clone();
         let applied = tokio::task::spawn_blocking(move || {
+            priority::give_way();
             let mut this = self;
             let version = this.store.apply(changes);
             (this, version)

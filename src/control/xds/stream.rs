@@ -6,7 +6,7 @@ use super::{
     requests,
     resources::{ResourceType, Resources, Response},
 };
-use crate::transport::grpc::GrpcError;
+use crate::{runtime::priority, transport::grpc::GrpcError};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::uri::PathAndQuery;
@@ -14,19 +14,19 @@ use prost::DecodeError;
 use std::{
     error::Error,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinError,
-};
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Extensions, Request, Status, Streaming, client::Grpc, metadata::MetadataMap, transport::Channel};
 
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// What a message may take: a large mesh comes in one.
 const LONGEST: usize = 200 << 20;
+/// A message up to here is no work to speak of.
+const SHORT: usize = 16 << 10;
 /// Requests that wait for the server to read them. It is not kept from sending unless it has so many to
 /// read: there is one for each of its responses, and one for all demands that come meanwhile.
 const QUEUE: usize = 64;
@@ -62,8 +62,8 @@ pub(super) enum End {
 pub(super) enum Unreadable {
     #[error("the control plane has sent what is no response: {0}")]
     Response(#[from] DecodeError),
-    #[error("reading a response has failed: {0}")]
-    Panic(#[from] JoinError),
+    #[error("reading a response has failed")]
+    Panic,
 }
 
 impl Client {
@@ -126,8 +126,7 @@ impl Client {
     /// Takes one response over, until it is in force.
     async fn take(&self, message: Bytes, updates: &mpsc::Sender<Update>, delivered: &mut bool) -> Result<Taken, End> {
         let size = message.len();
-        let read = self.with_resources(move |resources| resources.read(message)).await?;
-        let Response { url, what, nonce, batch } = read.map_err(Unreadable::Response)?;
+        let Response { url, what, nonce, batch } = self.read(message).await?;
         *delivered = true;
         self.metrics_of(what).message(size, batch.rejected.len());
         if what.is_none() {
@@ -150,11 +149,24 @@ impl Client {
         Ok(Taken { what, whole, answer })
     }
 
+    /// What a message says. A short one is read sooner than another thread is woken.
+    async fn read(&self, message: Bytes) -> Result<Response, Unreadable> {
+        if message.len() > SHORT {
+            return Ok(self.with_resources(move |resources| resources.read(message)).await??);
+        }
+        let read = || self.resources.lock().unwrap_or_else(PoisonError::into_inner).read(message);
+        let read = catch_unwind(AssertUnwindSafe(read)).map_err(|_| Unreadable::Panic)?;
+        Ok(read?)
+    }
+
     /// Work on resources, which takes as long as there are many, is for a thread that carries no traffic.
     async fn with_resources<T: Send + 'static>(&self, work: impl FnOnce(&mut Resources) -> T + Send + 'static) -> Result<T, Unreadable> {
         let resources = Arc::clone(&self.resources);
-        let done = tokio::task::spawn_blocking(move || work(&mut resources.lock().unwrap_or_else(PoisonError::into_inner)));
-        Ok(done.await?)
+        let done = tokio::task::spawn_blocking(move || {
+            priority::give_way();
+            work(&mut resources.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        done.await.map_err(|_| Unreadable::Panic)
     }
 }
 
