@@ -38,7 +38,7 @@ async fn streams_that_end_in_any_way_are_opened_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_token_is_shown_as_soon_as_it_is_there() {
-    let istiod = Istiod::start(&echo()).await;
+    let istiod = Istiod::with(&echo(), |options| Options { max_ttl: Duration::from_secs(6), ..options }).await;
     let client = istiod.ztunnel("client-v1", "client", 20);
     client.ready().await;
     istiod.accept_only("another");
@@ -48,4 +48,5 @@ async fn a_new_token_is_shown_as_soon_as_it_is_there() {
     assert!(probe.starts_with("HTTP/1.1 200"), "it goes on with what it has: {probe}");
     istiod.write_token("another");
     soon("the new one is not", istiod.plane.wait_for(|o| o.open_streams == 1 && o.streams >= 2)).await;
+    soon("the CA sees it too", istiod.plane.wait_for(|o| o.certificates.iter().any(|c| c.token == "another"))).await;
 }
