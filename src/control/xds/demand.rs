@@ -123,6 +123,15 @@ impl Demand {
     }
 }
 
+impl Demand {
+    /// Asks as [`fetch`](Self::fetch) does, and waits for nothing.
+    pub fn ask(&self, key: Key) {
+        if let Some(shared) = &self.0 {
+            drop(shared.ask(key));
+        }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Keys> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
