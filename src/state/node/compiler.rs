@@ -1,6 +1,6 @@
 //! Compiling for a ztunnel: what a batch has touched, and nothing else.
 
-use super::{NodeService, NodeSnapshot, NodeWorkload, Owners, Ranges, WaypointRoute, gateways::Gateways, places::Places};
+use super::{Local, NodeService, NodeSnapshot, NodeWorkload, Owners, Ranges, WaypointRoute, gateways::Gateways, places::Places};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
@@ -54,6 +54,8 @@ pub struct NodeCompiler {
     own: Own,
     // Uids of those that are there.
     local: BTreeSet<Name>,
+    // What of them was published; `None`: they have changed since.
+    published: Option<Arc<Local>>,
     upstreams: Upstreams,
     gateways: Gateways,
     places: Places,
@@ -77,6 +79,7 @@ impl NodeCompiler {
             require_waypoint: false,
             own,
             local: BTreeSet::new(),
+            published: None,
             upstreams: Upstreams::new(Reach::Anywhere),
             gateways: Gateways::default(),
             places: Places::default(),
@@ -229,9 +232,12 @@ impl NodeCompiler {
         match new.as_ref().filter(|new| self.own.contains(&new.workload)) {
             Some(_) => {
                 self.local.insert(uid.clone());
+                self.published = None;
             }
             None => {
-                self.local.remove(uid);
+                if self.local.remove(uid) {
+                    self.published = None;
+                }
                 self.rules.remove(uid);
             }
         }
@@ -249,14 +255,10 @@ impl NodeCompiler {
         }
     }
 
-    fn snapshot(&self, version: u64) -> NodeSnapshot {
-        let mut local_names: HashMap<ResourceName, Vec<Arc<NodeWorkload>>> = HashMap::new();
-        let local: HashMap<_, _> =
-            self.local.iter().filter_map(|uid| self.workloads.get(uid)).map(|own| (own.workload.uid.clone(), own.clone())).collect();
-        for own in local.values() {
-            let name = ResourceName { namespace: own.workload.namespace.clone(), name: own.workload.name.clone() };
-            local_names.entry(name).or_default().push(own.clone());
-        }
+    fn snapshot(&mut self, version: u64) -> NodeSnapshot {
+        let (uids, workloads) = (&self.local, &self.workloads);
+        let own = || Arc::new(Local::new(uids.iter().filter_map(|uid| workloads.get(uid)).cloned()));
+        let local = self.published.get_or_insert_with(own).clone();
         NodeSnapshot {
             version,
             services: self.by_vip.clone(),
@@ -266,7 +268,6 @@ impl NodeCompiler {
             workloads: self.workloads.clone(),
             places: self.places.found(),
             local,
-            local_names,
         }
     }
 
