@@ -2,7 +2,7 @@
 
 use super::{AppError, Process};
 use crate::{
-    cert::{self, CaConfig, FileCertSource, Issuer, IstioCa, Keeper},
+    cert::{self, CaConfig, FileCertSource, Issuer, IstioCa, Keeper, SpiffeSource},
     model::Identity,
     runtime::BlockReady,
     transport::{CertSource, grpc},
@@ -45,7 +45,7 @@ impl CertificatesFrom {
                 return keeper.map(Arc::new).map_err(AppError::config);
             }
             Self::Ca(server) => Arc::new(IstioCa::new(CaConfig { server: (**server).clone(), ttl, impersonate: asker == Asker::Node })),
-            Self::Spiffe(socket) => return Err(AppError::config(anyhow::anyhow!("{socket}: not yet"))),
+            Self::Spiffe(socket) => Arc::new(SpiffeSource::connect(socket, &Handle::current()).map_err(AppError::config)?),
         };
         Ok(Arc::new(Keeper::new(issuer, Handle::current())))
     }

@@ -149,6 +149,12 @@ impl DevCa {
         &self.root_pem
     }
 
+    /// For what else it may sign.
+    #[cfg(test)]
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// A certificate with a new key: empty subject, the identity as the only SAN (critical), for
     /// clients and servers. Valid from five minutes ago, or a tenth of `ttl` if that is less, for `ttl`
     /// from now, though not longer than the root.
@@ -168,6 +174,8 @@ impl DevCa {
         params.not_after = params.not_after.min(self.not_after);
         // rcgen marks the SAN critical when the subject is empty (RFC 5280 section 4.2.1.6).
         params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into()?)];
+        // Said aloud, as Istio's CA does: SPIFFE's libraries want to read it.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -36,6 +36,14 @@ pub trait Issuer: Send + Sync + fmt::Debug + 'static {
         let _ = cert;
         Box::pin(pending())
     }
+
+    /// Resolves when it may be able to do what it was not able to do a moment ago, so that it is
+    /// worth asking again before the time. Never, for an issuer that cannot know.
+    ///
+    /// The future may be dropped at any time.
+    fn recovered(&self) -> ReplacedFuture<'_> {
+        Box::pin(pending())
+    }
 }
 
 /// What [`Issuer::issue`] returns.

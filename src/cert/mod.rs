@@ -1,5 +1,6 @@
-//! Where certificates come from: files, memory, Istio's certificate service, and a CA for
-//! development that writes the files. A [`Keeper`] holds those of a node, whoever issues them.
+//! Where certificates come from: files, memory, Istio's certificate service, SPIFFE's Workload API,
+//! and a CA for development that writes the files. A [`Keeper`] holds those of a node, whoever issues
+//! them.
 //!
 //! Implements [`CertSource`](crate::transport::CertSource); knows nothing of who asks.
 //!
@@ -22,6 +23,7 @@ mod keeper;
 mod layout;
 mod memory;
 mod multi;
+mod spiffe;
 mod trust;
 
 pub use ca::{CaError, DevCa, IssuedCert};
@@ -32,3 +34,4 @@ pub use istio_ca::{CaConfig, IstioCa, IstioCaError};
 pub use keeper::{CertState, CertStatus, Keeper};
 pub use memory::StaticCertSource;
 pub use multi::MultiCertSource;
+pub use spiffe::{SpiffeError, SpiffeSource};

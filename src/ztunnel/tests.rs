@@ -7,4 +7,5 @@ mod inbound;
 mod outbound;
 mod plaintext;
 mod relay;
+mod revocation;
 mod stand;

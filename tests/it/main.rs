@@ -14,6 +14,7 @@ mod bad_input;
 mod command;
 mod drain;
 mod examples;
+mod istiod;
 mod netns;
 mod protocols;
 mod reload;

@@ -95,7 +95,10 @@ impl Care {
                 Err(error) => {
                     let wait = self.failed(error, backoff(failures));
                     failures = failures.saturating_add(1);
-                    tokio::time::sleep(wait).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.issuer.recovered() => {}
+                    }
                 }
             }
             ticket = self.turns.enqueue(&self.identity, Priority::Background);

@@ -6,10 +6,7 @@ use std::{
     collections::BTreeSet,
     fmt, io,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -79,14 +76,15 @@ impl Faults {
         *self.wire.pieces.lock().unwrap_or_else(PoisonError::into_inner) = pieces;
     }
 
-    /// Ends the connection that writes the next byte after this many on the wire, once.
+    /// Lets this many bytes pass, on all connections together, and ends the one that has written the
+    /// last of them when it goes on to write; once.
     pub fn truncate_after(&self, bytes: usize) {
-        self.wire.left.store(bytes, Ordering::SeqCst);
+        *self.wire.left() = Some(bytes);
     }
 
     /// Whether what [`truncate_after`](Self::truncate_after) asks for is still to happen.
     pub fn is_to_truncate(&self) -> bool {
-        self.wire.left.load(Ordering::SeqCst) != UNLIMITED
+        self.wire.left().is_some()
     }
 
     pub(super) fn script(&self) -> watch::Receiver<Script> {
@@ -94,17 +92,16 @@ impl Faults {
     }
 }
 
-const UNLIMITED: usize = usize::MAX;
-
 /// What connections have in common.
+#[derive(Default)]
 pub(super) struct Wire {
     pieces: Mutex<Option<(usize, Duration)>>,
-    left: AtomicUsize,
+    left: Mutex<Option<usize>>,
 }
 
-impl Default for Wire {
-    fn default() -> Self {
-        Self { pieces: Mutex::new(None), left: AtomicUsize::new(UNLIMITED) }
+impl Wire {
+    fn left(&self) -> MutexGuard<'_, Option<usize>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,16 +143,18 @@ impl AsyncWrite for Faulty {
             self.rest = None;
         }
         let pieces = *self.wire.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = self.wire.left.load(Ordering::SeqCst);
-        if left == 0 {
-            self.wire.left.store(UNLIMITED, Ordering::SeqCst);
+        let wire = self.wire.clone();
+        // Held while it is written, which does not wait: others count on the same number.
+        let mut left = wire.left();
+        let limit = pieces.map_or(buf.len(), |(bytes, _)| bytes.max(1)).min(left.unwrap_or(usize::MAX)).min(buf.len());
+        let written = if *left == Some(0) { 0 } else { ready!(Pin::new(&mut self.io).poll_write(cx, &buf[..limit]))? };
+        *left = left.map(|left| left - written);
+        if *left == Some(0) {
+            *left = None;
             self.is_broken = true;
-            return broken();
-        }
-        let limit = pieces.map_or(UNLIMITED, |(bytes, _)| bytes.max(1)).min(left).min(buf.len());
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, &buf[..limit]))?;
-        if left != UNLIMITED {
-            self.wire.left.fetch_sub(written, Ordering::SeqCst);
+            if written == 0 {
+                return broken();
+            }
         }
         if let Some((_, rest)) = pieces {
             self.rest = Some(Box::pin(sleep_until(Instant::now() + rest)));

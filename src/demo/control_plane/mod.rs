@@ -33,7 +33,8 @@ use crate::{
 use authority::Authority;
 use bytes::Bytes;
 use encode::Encoder;
-use server::{Listening, Switch, acceptor};
+use rustls::ServerConfig;
+use server::{Listening, Switch, tls_config};
 use shared::Shared;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -96,7 +97,9 @@ impl fmt::Debug for Token {
 #[derive(Debug)]
 pub struct ControlPlane {
     address: SocketAddr,
+    names: Vec<String>,
     server_roots: String,
+    tls: watch::Sender<Arc<ServerConfig>>,
     shared: Arc<Shared>,
     wanted: watch::Sender<bool>,
     listening: watch::Receiver<bool>,
@@ -120,14 +123,15 @@ impl ControlPlane {
         let listener = TcpListener::bind(options.address).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
         let authority = Authority::new(&options.trust_domain, options.intermediate, options.max_ttl)?;
-        let (chain, key, server_roots) = authority::server(options.names)?;
+        let (chain, key, server_roots) = authority::server(options.names.clone())?;
         let shared = Arc::new(Shared::new(Encoder::new(options.encode), authority, options.tokens));
         let (wanted, want) = watch::channel(true);
         let (listen, listening) = watch::channel(true);
         let (cut, cutting) = watch::channel(0);
-        let serving = Listening { shared: shared.clone(), tls: acceptor(&chain, &key)?, address, max_request: options.max_request };
+        let (tls, accept_by) = watch::channel(tls_config(&chain, &key)?);
+        let serving = Listening { shared: shared.clone(), tls: accept_by, address, max_request: options.max_request };
         let accepting = tokio::spawn(serving.run(listener, Switch { wanted: want, listening: listen, cut: cutting }));
-        Ok(Self { address, server_roots, shared, wanted, listening, cut, accepting })
+        Ok(Self { address, names: options.names, server_roots, tls, shared, wanted, listening, cut, accepting })
     }
 
     /// Where it listens.
@@ -138,6 +142,17 @@ impl ControlPlane {
     /// The root of its own certificate, PEM.
     pub fn server_roots(&self) -> &str {
         &self.server_roots
+    }
+
+    /// Another certificate for the server itself, by another root, from the next connection on.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn renew_server(&mut self) -> Result<(), StartError> {
+        let (chain, key, roots) = authority::server(self.names.clone())?;
+        self.tls.send_replace(tls_config(&chain, &key)?);
+        self.server_roots = roots;
+        Ok(())
     }
 
     /// The roots of the mesh, PEM.

@@ -43,14 +43,14 @@ pub enum StartError {
 }
 
 /// TLS with a certificate and its key, both PEM.
-pub(super) fn acceptor(chain: &str, key: &str) -> Result<TlsAcceptor, StartError> {
+pub(super) fn tls_config(chain: &str, key: &str) -> Result<Arc<ServerConfig>, StartError> {
     let unreadable = |error: rustls::pki_types::pem::Error| StartError::Pem(error.to_string());
     let chain = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(unreadable)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_safe_default_protocol_versions()?;
     let mut config = config.with_no_client_auth().with_single_cert(vec![chain], key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 /// What the accepting task is told, and what it tells.
@@ -66,7 +66,7 @@ pub(super) struct Switch {
 
 pub(super) struct Listening {
     pub(super) shared: Arc<Shared>,
-    pub(super) tls: TlsAcceptor,
+    pub(super) tls: watch::Receiver<Arc<ServerConfig>>,
     pub(super) address: SocketAddr,
     pub(super) max_request: usize,
 }
@@ -100,7 +100,7 @@ impl Listening {
 
     fn serve(&self, io: TcpStream, mut cut: watch::Receiver<u64>) {
         cut.mark_unchanged();
-        let (shared, tls) = (self.shared.clone(), self.tls.clone());
+        let (shared, tls) = (self.shared.clone(), TlsAcceptor::from(self.tls.borrow().clone()));
         let ads = AggregatedDiscoveryServiceServer::new(Ads(shared.clone())).max_decoding_message_size(self.max_request);
         let ca = IstioCertificateServiceServer::new(Ca(shared.clone()));
         tokio::spawn(async move {

@@ -126,6 +126,11 @@ fn rare_events_have_names_and_closed_labels() {
         cert_reload(true);
         cert_reload(false);
         handshake_failure(HandshakeFailure::Identity);
+        handshake_failure(HandshakeFailure::Revoked);
+        crl_reload(true);
+        crl_reload(false);
+        crl_rejection(Reporter::Source);
+        crl_untracked(Reporter::Destination);
         process::describe();
         component("ztunnel");
     });
@@ -137,8 +142,13 @@ fn rare_events_have_names_and_closed_labels() {
             "cairn_cert_reloads_total{result=\"ok\"} 1",
             "cairn_config_rejected_total{kind=\"HTTPRoute\"} 1",
             "cairn_config_version 7",
+            "cairn_crl_reloads_total{result=\"failed\"} 1",
+            "cairn_crl_reloads_total{result=\"ok\"} 1",
             "cairn_handshake_failures_total{reason=\"identity\"} 1",
+            "cairn_handshake_failures_total{reason=\"revoked\"} 1",
             concat!("istio_build{component=\"ztunnel\",tag=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "istio_crl_policy_rejections_total{reporter=\"source\"} 1",
+            "istio_crl_untracked_connections_total{reporter=\"destination\"} 1",
         ]
     );
 }

@@ -29,7 +29,9 @@ async fn a_server_is_accepted_by_its_names_and_roots_only() {
     let (ca, other) = (ServerCa::new(), ServerCa::new());
     let pem = |ca: &ServerCa| Roots::Pem(ca.pem.clone());
     let both = Roots::Pem(format!("{}{}", other.pem, ca.pem));
-    let rows: [(&str, &[&str], Roots, Option<&str>, Option<&str>); 9] = [
+    // Where it is, what its certificate says, whom we believe, which other name we take, why it is refused.
+    type Row<'a> = (&'a str, &'a [&'a str], Roots, Option<&'a str>, Option<&'a str>);
+    let rows: [Row<'_>; 9] = [
         ("localhost", &NAMES, pem(&ca), None, None),
         ("localhost", &NAMES, both, None, None),
         ("127.0.0.1", &["127.0.0.1"], pem(&ca), None, None),

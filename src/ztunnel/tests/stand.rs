@@ -12,6 +12,7 @@ use crate::{
     transport::{Accepted, CertFuture, CertSource, TlsError, WorkloadCert, listener, tls},
     ztunnel::{Config, Listeners, Local, Ztunnel},
 };
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -21,6 +22,7 @@ use std::{
     },
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -119,12 +121,12 @@ impl Stand {
     }
 
     pub(super) fn ztunnel(&self, name: &str, cert: &str) -> (Ztunnel, mpsc::Receiver<Record>) {
-        self.ztunnel_with(name, cert, Self::config())
+        self.ztunnel_with(name, self.cert(cert), Self::config())
     }
 
-    fn ztunnel_with(&self, name: &str, cert: &str, config: Config) -> (Ztunnel, mpsc::Receiver<Record>) {
+    fn ztunnel_with(&self, name: &str, cert: Arc<WorkloadCert>, config: Config) -> (Ztunnel, mpsc::Receiver<Record>) {
         let (log, records) = AccessLog::capture();
-        let certs = Arc::new(AnyCert(self.cert(cert)));
+        let certs = Arc::new(AnyCert(cert));
         let local = Local { name: ResourceName::new(NAMESPACE, name), service_account: name.into() };
         (Ztunnel::new(Arc::new(config), local, certs, self.handle(), Workers::current(), log), records)
     }
@@ -136,7 +138,33 @@ impl Stand {
 
     /// Starts the proxy of a pod as it is configured.
     pub(super) async fn start_with(&self, name: &str, place: Place, config: Config) -> Running {
-        self.serve(self.ztunnel_with(name, name, config), place, None).await
+        self.start_certified(name, place, config, self.cert(name)).await
+    }
+
+    /// The same, with a certificate that is known.
+    pub(super) async fn start_certified(&self, name: &str, place: Place, config: Config, cert: Arc<WorkloadCert>) -> Running {
+        self.serve(self.ztunnel_with(name, cert, config), place, None).await
+    }
+
+    /// A list that revokes a certificate, in PEM.
+    pub(super) fn revokes(&self, cert: &WorkloadCert) -> String {
+        let now = OffsetDateTime::now_utc();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&cert.chain()[0]).unwrap();
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from_slice(parsed.raw_serial()),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::hours(1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(self.ca.issuer()).unwrap().pem().unwrap()
     }
 
     /// Starts the proxy of a pod with the certificate of another, and with a listener that stands

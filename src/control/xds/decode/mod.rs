@@ -4,6 +4,8 @@
 //! The reference lets pass, or drops, some values that it cannot read; here they refuse the resource:
 //! a policy that lost a condition would open what it was written to close.
 
+#![allow(clippy::result_large_err, reason = "refusals are few, and what they carry is kept")]
+
 mod address;
 mod policy;
 mod refusal;

@@ -49,24 +49,18 @@ fn policy() -> security::Authorization {
 }
 
 fn decoded_workload(decoder: &mut Decoder, message: proto::Workload) -> Result<Workload, Rejected> {
-    match decoder.address("", bytes_of(Type::Workload(message)))? {
-        Resource::Workload(workload) => Ok(workload.as_ref().clone()),
-        other => panic!("{other:?}"),
-    }
+    let Resource::Workload(workload) = decoder.address("", bytes_of(Type::Workload(message)))? else { panic!() };
+    Ok(workload.as_ref().clone())
 }
 
 fn decoded_service(decoder: &mut Decoder, message: proto::Service) -> Result<Service, Rejected> {
-    match decoder.address("", bytes_of(Type::Service(message)))? {
-        Resource::Service(service) => Ok(service.as_ref().clone()),
-        other => panic!("{other:?}"),
-    }
+    let Resource::Service(service) = decoder.address("", bytes_of(Type::Service(message)))? else { panic!() };
+    Ok(service.as_ref().clone())
 }
 
 fn decoded_policy(name: &str, message: &security::Authorization) -> Result<AuthorizationPolicy, Rejected> {
-    match decoder().authorization(name, message.encode_to_vec().into())? {
-        Resource::Policy(policy) => Ok(policy.as_ref().clone()),
-        other => panic!("{other:?}"),
-    }
+    let Resource::Policy(policy) = decoder().authorization(name, message.encode_to_vec().into())? else { panic!() };
+    Ok(policy.as_ref().clone())
 }
 
 /// A workload that is as `change` makes it.

@@ -19,6 +19,9 @@ const TRUST_DOMAIN: &str = "cluster.local";
 /// The service account of a workload that names none.
 const SERVICE_ACCOUNT: &str = "default";
 
+/// A service that a workload serves, and its own ports by the service's.
+type Serves = (ServiceKey, Vec<(u16, u16)>);
+
 pub(super) fn decoded(cx: &mut Decoder, name: &str, message: &proto::Workload) -> Result<Workload, Refusal> {
     required("uid", &message.uid)?;
     named(name, name == message.uid, &message.uid)?;
@@ -98,7 +101,7 @@ fn application_tunnel(message: &proto::ApplicationTunnel) -> Result<ApplicationT
     })
 }
 
-fn services(cx: &mut Decoder, message: &proto::Workload) -> Result<Vec<(ServiceKey, Vec<(u16, u16)>)>, Refusal> {
+fn services(cx: &mut Decoder, message: &proto::Workload) -> Result<Vec<Serves>, Refusal> {
     let mut services = Vec::with_capacity(message.services.len());
     for (text, ports) in &message.services {
         let of = |refusal: Refusal| refusal.within(format_args!("services[{}]", quoted(text)));

@@ -67,12 +67,12 @@ fn decode(name: &str, bytes: Vec<u8>) {
     match decoder().address(name, value.clone()) {
         Ok(Resource::Workload(workload)) => assert_eq!(*workload.uid, *name),
         Ok(Resource::Service(service)) => assert_eq!(service.key.to_string(), name),
-        Ok(other) => panic!("{other:?}"),
+        Ok(_) => panic!("neither a workload nor a service"),
         Err(rejected) => assert!(!rejected.reason.is_empty() && rejected.denying.is_none()),
     }
     match decoder().authorization(name, value) {
         Ok(Resource::Policy(policy)) => assert_eq!((policy.name.to_string().as_str(), &policy.invalid), (name, &None)),
-        Ok(other) => panic!("{other:?}"),
+        Ok(_) => panic!("not a policy"),
         Err(rejected) => {
             assert!(!rejected.reason.is_empty());
             assert_eq!(rejected.denying.unwrap().invalid, Some(Name::from(rejected.reason)));

@@ -57,9 +57,9 @@ fn texts(workload: &Workload) -> Vec<Name> {
 #[test]
 fn by_workloads_and_services() {
     let mut decoder = decoder();
-    let mut workload = |i| match resource(&mut decoder, Type::Workload(replica(i))) {
-        Resource::Workload(workload) => workload,
-        other => panic!("{other:?}"),
+    let mut workload = |i| {
+        let Resource::Workload(workload) = resource(&mut decoder, Type::Workload(replica(i))) else { panic!() };
+        workload
     };
     let (one, other) = (workload(1), workload(2));
     assert_ne!(one.uid, other.uid);
@@ -75,10 +75,7 @@ fn by_workloads_and_services() {
 #[test]
 fn by_policies() {
     let mut decoder = decoder();
-    let policy = match decoder.authorization("demo/p", policy().encode_to_vec().into()) {
-        Ok(Resource::Policy(policy)) => policy,
-        other => panic!("{other:?}"),
-    };
+    let Ok(Resource::Policy(policy)) = decoder.authorization("demo/p", policy().encode_to_vec().into()) else { panic!() };
     let Resource::Workload(workload) = resource(&mut decoder, Type::Workload(replica(1))) else { panic!() };
     assert!(Arc::ptr_eq(&policy.name.namespace, &workload.namespace));
 }
