@@ -48,6 +48,9 @@ pub struct Done {
     pub bytes: u64,
     /// Microseconds at p50, p90, p99, p99.9.
     pub latency: [f64; 4],
+    /// The slowest one, microseconds.
+    pub slowest: f64,
+    pub over_5_ms: u64,
     /// CPU time that the generator itself took, microseconds.
     pub own_cpu: f64,
     pub streams: u64,
@@ -198,6 +201,8 @@ async fn work(client: &Arc<Client>, connections: Connections, load: Load, amount
         seconds: start.elapsed().as_secs_f64(),
         bytes: all.bytes,
         latency: [at(0.5), at(0.9), at(0.99), at(0.999)],
+        slowest: all.histogram.max() as f64,
+        over_5_ms: all.histogram.count_between(5000, u64::MAX),
         own_cpu: own_cpu() - cpu,
         streams: 0,
     };

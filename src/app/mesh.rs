@@ -7,7 +7,7 @@ use crate::{
         xds,
     },
     model::{AuthorizationPolicy, Kind, Resource, ResourceKey, ResourceName},
-    runtime::{BlockReady, DrainWatch, Readiness},
+    runtime::{BlockReady, DrainWatch, Readiness, priority},
     state::{Change, Compile, SnapshotHandle, Store},
     telemetry,
 };
@@ -169,7 +169,10 @@ async fn tell(mut status: xds::Status, readiness: Readiness, waiting: BlockReady
         if now.synced {
             drop(waiting.take());
         }
-        let note = || format!("disconnected ({}); what it told last is served", now.error.as_deref().unwrap_or("not connected yet"));
+        let note = || {
+            let served = if now.synced { "what it told last is served" } else { "it has told nothing yet" };
+            format!("disconnected ({}); {served}", now.error.as_deref().unwrap_or("not connected yet"))
+        };
         readiness.note(CONTROL_PLANE, (!now.connected).then(note));
         status.changed().await;
     }
@@ -251,11 +254,12 @@ impl<C: Compile> Follower<C> {
         Some(back)
     }
 
-    /// Compiling is work for a core, not for a thread that carries traffic.
+    /// Compiling is work for a core that nobody else needs, not for a thread that carries traffic.
     async fn apply(self, changes: Vec<Change>) -> Option<(Self, u64)> {
         note(&self.policies, &changes);
         let readiness = self.readiness.clone();
         let applied = tokio::task::spawn_blocking(move || {
+            priority::give_way();
             let mut this = self;
             let version = this.store.apply(changes);
             (this, version)

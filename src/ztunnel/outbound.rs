@@ -22,8 +22,8 @@ use crate::{
 };
 use http::StatusCode;
 use std::{
-    error::Error as _,
-    io,
+    error::Error,
+    io, iter,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -63,8 +63,14 @@ pub(super) enum OpenError {
     #[error("{0} cannot be resolved")]
     Name(Name),
     /// No tunnel for another reason; who the peer is may be one.
-    #[error("{0}{cause}", cause = .0.source().map(|s| format!(": {s}")).unwrap_or_default())]
+    #[error("{}", with_causes(.0))]
     Tunnel(TunnelError),
+}
+
+/// An error and what is behind it, in one line: what the CA has answered, say.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = iter::successors(error.source(), |error| (*error).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl From<Unresolved> for OpenError {

@@ -266,6 +266,12 @@ impl ControlPlane {
     }
 
     /// Waits until what it has seen passes a check; without a time limit. Cancel safe.
+    pub async fn until(&self, check: impl FnMut(&Observed) -> bool) {
+        // The sender lives as long as this.
+        let _ = self.shared.observed.subscribe().wait_for(check).await;
+    }
+
+    /// The same; what it has seen then.
     pub async fn wait_for(&self, check: impl FnMut(&Observed) -> bool) -> Observed {
         let mut observed = self.shared.observed.subscribe();
         match observed.wait_for(check).await {

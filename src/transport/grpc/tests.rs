@@ -7,6 +7,10 @@ use std::convert::Infallible;
 
 const NAMES: [&str; 1] = ["localhost"];
 
+/// The host of the address, the names of the certificate, our roots, the alternative name, and with
+/// what words it is refused.
+type Row<'a> = (&'a str, &'a [&'a str], Roots, Option<&'a str>, Option<&'a str>);
+
 /// A server that never gets to answer anything.
 async fn start(ca: &ServerCa, names: &[&str]) -> Running {
     let service = tower::service_fn(|_| async { Ok::<_, Infallible>(Response::new(tonic::body::Body::empty())) });
@@ -29,8 +33,6 @@ async fn a_server_is_accepted_by_its_names_and_roots_only() {
     let (ca, other) = (ServerCa::new(), ServerCa::new());
     let pem = |ca: &ServerCa| Roots::Pem(ca.pem.clone());
     let both = Roots::Pem(format!("{}{}", other.pem, ca.pem));
-    // Where it is, what its certificate says, whom we believe, which other name we take, why it is refused.
-    type Row<'a> = (&'a str, &'a [&'a str], Roots, Option<&'a str>, Option<&'a str>);
     let rows: [Row<'_>; 9] = [
         ("localhost", &NAMES, pem(&ca), None, None),
         ("localhost", &NAMES, both, None, None),
