@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     control::xds::Answers,
-    model::{GatewayAddress, GatewayDestination, Hostname, LoadBalancingMode, NetworkAddress, ServiceKey, WaypointBinding},
+    model::{GatewayAddress, GatewayDestination, Hostname, LoadBalancingMode, NetworkAddress, Resource, ServiceKey, WaypointBinding},
     telemetry::ResponseFlag,
 };
 use std::net::IpAddr;
@@ -26,9 +26,10 @@ fn by_address(ip: IpAddr) -> GatewayAddress {
 }
 
 fn behind(built: Built, place: GatewayAddress) -> Built {
-    match &built.0 {
-        crate::model::Resource::Service(_) => built.service(|service| service.waypoint = WaypointBinding::At(place)),
-        _ => built.workload(|workload| workload.waypoint = WaypointBinding::At(place)),
+    if matches!(built.0, Resource::Service(_)) {
+        built.service(|service| service.waypoint = WaypointBinding::At(place))
+    } else {
+        built.workload(|workload| workload.waypoint = WaypointBinding::At(place))
     }
 }
 
@@ -255,7 +256,7 @@ async fn the_service_that_a_peer_names_is_waited_for_a_while_and_who_it_is_not_a
         let (code, ()) = tokio::join!(status(&mut send, "web.other.example:80"), waits);
         assert_eq!(code, 200);
         // A host that nobody answers for.
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let mut send = send.clone().ready().await.unwrap();
         assert_eq!(status(&mut send, "nowhere.example:80").await, 503);
         assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
