@@ -53,6 +53,7 @@ async fn a_renewal_that_fails_takes_nothing_away_that_is_good() {
     let path = Path::with(short(12)).await;
     let plane = &path.istiod.plane;
     let load = path.client.load(path.vip(), 1);
+    load.more(5).await;
     for fault in [Certificates::Empty, Certificates::Sign] {
         let asked = plane.observed().certificates.len();
         plane.faults().certificates(fault);
