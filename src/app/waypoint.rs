@@ -6,7 +6,7 @@ use crate::{
         manifest::{self, Owns},
         xds,
     },
-    model::ResourceName,
+    model::{Name, ResourceName},
     runtime::{Workers, workers},
     settings::{AdminListeners, ListenAddress, ProcessArgs, WaypointCommand},
     state::{ControlPlaneView, WaypointCompiler},
@@ -43,6 +43,8 @@ pub struct WaypointMesh {
     pub control_plane: Option<xds::Config>,
     /// The address of this pod, by which services may name it as their waypoint.
     pub instance_ip: Option<IpAddr>,
+    /// The class of the Gateway, if its pod says it; a manifest of the Gateway is the stronger.
+    pub gateway_class: Option<Name>,
     /// The namespace whose policies may hold for whole classes of waypoints.
     pub root_namespace: String,
     /// The DNS domain of the cluster.
@@ -55,6 +57,7 @@ impl From<manifest::Config> for WaypointMesh {
         Self {
             control_plane: None,
             instance_ip: None,
+            gateway_class: None,
             root_namespace: manifests.root_namespace.clone(),
             cluster_domain: manifests.cluster_domain.clone(),
             manifests: Some(manifests),
@@ -79,6 +82,7 @@ impl TryFrom<WaypointCommand> for WaypointOptions {
             // L4 policies are for ztunnels to enforce.
             control_plane: command.control.xds.map(|xds| control_plane::mesh(xds, names, pod, false)),
             instance_ip: pod.instance_ip,
+            gateway_class: command.control.gateway_class,
             root_namespace: names.root_namespace.clone(),
             cluster_domain: names.cluster_domain.clone(),
         };
@@ -157,7 +161,7 @@ impl WaypointMesh {
             return compiler;
         }
         let cluster_domain = self.cluster_domain.as_str().into();
-        compiler.with_control_plane(ControlPlaneView { cluster_domain, instance_ip: self.instance_ip })
+        compiler.with_control_plane(ControlPlaneView { cluster_domain, instance_ip: self.instance_ip, class: self.gateway_class.clone() })
     }
 
     fn source(self) -> Result<MeshSource, AppError> {

@@ -40,7 +40,7 @@ fn exists(mesh: &Mesh, reference: &TargetRef) -> bool {
         TargetRef::Gateway(name) => mesh.waypoints.get(name).is_some_and(|w| w.is_usable()),
         TargetRef::Service(key) => mesh.services.contains_key(key),
         TargetRef::ServiceEntry(name) => mesh.services.values().any(|s| s.entry() == Some(name)),
-        TargetRef::GatewayClass(class) => mesh.waypoints.values().any(|w| w.class == *class && w.is_usable()),
+        TargetRef::GatewayClass(class) => mesh.waypoints.values().any(|w| w.class.is(class) && w.is_usable()),
     }
 }
 

@@ -108,6 +108,7 @@ impl Feed {
                     manifests: Some(source(&istiod.manifests)),
                     control_plane: Some(istiod.asked_by("waypoint", &pod.name, &pod.namespace, false)),
                     instance_ip: pod.addresses.first().copied(),
+                    gateway_class: None,
                     root_namespace: ROOT_NAMESPACE.to_owned(),
                     cluster_domain: CLUSTER_DOMAIN.to_owned(),
                 };

@@ -29,7 +29,7 @@ pub use route::{
     Retry, RouteMatch, RouteRule, Timeouts, UrlRewrite, ValueMatch,
 };
 pub use service::{AppProtocol, Endpoint, Endpoints, Service, ServicePort, TargetPort};
-pub use waypoint::{AllowedNamespaces, NamespaceInfo, TrafficType, Waypoint, WaypointAddress, WaypointBinding};
+pub use waypoint::{AllowedNamespaces, GatewayClass, NamespaceInfo, TrafficType, Waypoint, WaypointAddress, WaypointBinding};
 pub use workload::{Health, Locality, TunnelProtocol, Workload, WorkloadType};
 
 use std::{collections::BTreeMap, sync::Arc};

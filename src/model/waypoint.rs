@@ -8,8 +8,8 @@ use std::net::IpAddr;
 pub struct Waypoint {
     /// The Gateway's namespace and name.
     pub name: ResourceName,
-    /// `spec.gatewayClassName`.
-    pub class: Name,
+    /// `spec.gatewayClassName`, as far as it is known.
+    pub class: GatewayClass,
     /// Where it is reached: `status.addresses`, else `spec.addresses`; empty when neither is known
     /// (then the Service that bears the Gateway's name is used).
     pub addresses: Vec<WaypointAddress>,
@@ -23,16 +23,41 @@ pub struct Waypoint {
     pub allowed: AllowedNamespaces,
 }
 
+/// The class of a Gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayClass {
+    /// The Gateway or its pod says it.
+    Named(Name),
+    /// Nobody has said it: what holds for any class may hold for this Gateway, and is taken to.
+    Unknown,
+}
+
+impl GatewayClass {
+    /// Whether what is meant for a class holds for a Gateway of this one.
+    pub fn is(&self, class: &str) -> bool {
+        match self {
+            Self::Named(own) => **own == *class,
+            Self::Unknown => true,
+        }
+    }
+}
+
+impl From<&str> for GatewayClass {
+    fn from(class: &str) -> Self {
+        Self::Named(class.into())
+    }
+}
+
 /// Label that every namespace has, whether a manifest writes it or not.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 impl Waypoint {
     /// What is known of a waypoint whose Gateway is not: a control plane has judged what is bound to
     /// it, so it takes everything.
-    pub fn implied(name: ResourceName) -> Self {
+    pub fn implied(name: ResourceName, class: Option<&Name>) -> Self {
         Self {
             name,
-            class: "istio-waypoint".into(),
+            class: class.cloned().map_or(GatewayClass::Unknown, GatewayClass::Named),
             addresses: Vec::new(),
             port: 15008,
             traffic: TrafficType::All,

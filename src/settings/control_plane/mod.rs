@@ -13,7 +13,7 @@ use super::{
     values::{boolean, lifetime},
 };
 use crate::{
-    model::{Identity, ResourceName},
+    model::{Identity, Name, ResourceName},
     transport::grpc::{Credentials, Roots, Server, Token},
 };
 use clap::{ArgAction::Set, Args};
@@ -98,6 +98,8 @@ pub struct ControlPlane {
     pub crl: Option<PathBuf>,
     /// TLS between proxies.
     pub tls: TlsSettings,
+    /// The class of a waypoint's Gateway, if its pod says it.
+    pub gateway_class: Option<Name>,
     /// Time that certificates are asked for.
     pub secret_ttl: Duration,
 }
@@ -234,6 +236,7 @@ impl ControlPlaneArgs {
             crl: self.crl_path.clone(),
             // TLS 1.2 knows no such key exchange.
             tls: TlsSettings { tls12: self.tls12 && !pqc, pqc },
+            gateway_class: node::gateway_class(facts, environment)?,
             secret_ttl: self.secret_ttl,
         })
     }

@@ -1,7 +1,10 @@
 //! Who we say we are to a control plane: the node of its protocol (contract, 3.1).
 
 use super::{ControlPlaneArgs, Facts, Mode, values::json};
-use crate::settings::{Environment, UsageError};
+use crate::{
+    model::Name,
+    settings::{Environment, UsageError},
+};
 use prost_types::{ListValue, Struct, value::Kind};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,6 +22,8 @@ pub struct NodeSettings {
 const NO_ADDRESS: &str = "1.1.1.1";
 /// The label by which a control plane knows of which Gateway a pod is.
 pub(in crate::settings) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// The label that says of which class that is.
+const GATEWAY_CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
 
 const TEXT: &str = "ISTIO_META_";
 const JSON: &str = "ISTIO_METAJSON_";
@@ -38,6 +43,16 @@ pub(super) fn node(args: &ControlPlaneArgs, facts: &Facts<'_>, environment: &Env
     metadata.extend(args.meta.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))));
     metadata.extend(args.meta_json.iter().cloned());
     Ok(NodeSettings { id, metadata: structure(metadata) })
+}
+
+/// The class of the Gateway that is served, if the labels of the pod are those of that Gateway.
+pub(super) fn gateway_class(facts: &Facts<'_>, environment: &Environment) -> Result<Option<Name>, UsageError> {
+    let Mode::Waypoint { gateway } = facts.mode else { return Ok(None) };
+    let labels = environment.pod_labels()?;
+    let is_ours = labels.get(GATEWAY_NAME).is_some_and(|name| **name == *gateway.name)
+        && facts.pod.pod_namespace.as_deref() == Some(&*gateway.namespace);
+    let class = labels.get(GATEWAY_CLASS).filter(|class| is_ours && !class.is_empty());
+    Ok(class.map(|class| class.as_str().into()))
 }
 
 /// What our own settings say.

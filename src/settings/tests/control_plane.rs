@@ -29,7 +29,7 @@ fn the_stock_daemon_set_alone_lives_with_istiod() {
     std::fs::write(&token, "t").unwrap();
     let command = ztunnel(&PROXY, &environment(&STOCK).in_directory(dir.path())).unwrap();
     assert!(command.warnings.is_empty() && command.mesh.manifests.is_empty() && command.local_xds.is_none());
-    let ControlPlane { xds, ca, spiffe, crl, tls, secret_ttl } = command.control;
+    let ControlPlane { xds, ca, spiffe, crl, tls, gateway_class, secret_ttl } = command.control;
     let (xds, ca) = (xds.unwrap(), ca.unwrap());
     for server in [&xds.server, &ca.server] {
         assert_eq!(server.address, "https://istiod.istio-system.svc:15012/");
@@ -38,7 +38,7 @@ fn the_stock_daemon_set_alone_lives_with_istiod() {
         assert_eq!((server.credentials.cluster.as_str(), server.credentials.headers.len()), ("east", 0));
         assert!(server.alternative_name.is_none());
     }
-    assert_eq!((ca.identity, spiffe, crl, tls), (None, None, None, TlsSettings::default()));
+    assert_eq!((ca.identity, spiffe, crl, tls, gateway_class), (None, None, None, TlsSettings::default(), None));
     assert_eq!((xds.on_demand, secret_ttl), (false, Duration::from_secs(86400)));
     assert_eq!(xds.node.id, "ztunnel~10.0.0.7~ztunnel-x.istio-system~istio-system.svc.cluster.local");
     let known: Vec<_> = xds.node.metadata.fields.keys().map(String::as_str).collect();

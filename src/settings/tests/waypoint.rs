@@ -121,6 +121,30 @@ fn the_label_of_the_pod_says_the_gateway_before_the_deployment_does() {
 }
 
 #[test]
+fn the_class_of_the_gateway_is_what_the_labels_of_its_pod_say() {
+    let class = "gateway.networking.k8s.io/gateway-class-name=\"special\"";
+    let name = |name| format!("gateway.networking.k8s.io/gateway-name=\"{name}\"");
+    for (labels, gateway, want) in [
+        (None, "shop/waypoint", None),
+        (Some(name("waypoint")), "shop/waypoint", None),
+        (Some(class.to_owned()), "shop/waypoint", None),
+        (Some(format!("{}\n{class}\n", name("waypoint"))), "shop/waypoint", Some("special")),
+        (Some(format!("{}\n{class}\n", name("other"))), "shop/waypoint", None),
+        (Some(format!("{}\n{class}\n", name("waypoint"))), "other/waypoint", None),
+        (Some(format!("{}\n{}\n", name("waypoint"), class.replace("special", ""))), "shop/waypoint", None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(labels) = &labels {
+            let file = dir.path().join("etc/istio/pod/labels");
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, labels).unwrap();
+        }
+        let command = waypoint(&["cairn", "waypoint", "--gateway", gateway], &environment(&STOCK).in_directory(dir.path())).unwrap();
+        assert_eq!(command.control.gateway_class.as_deref(), want, "{labels:?} {gateway}");
+    }
+}
+
+#[test]
 fn the_deployment_of_agentgateway_is_understood() {
     let variables = [
         ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),

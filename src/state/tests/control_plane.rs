@@ -28,7 +28,7 @@ pub(super) fn here() -> GatewayAddress {
 }
 
 pub(super) fn view() -> ControlPlaneView {
-    ControlPlaneView { cluster_domain: "cluster.local".into(), instance_ip: Some(pod_ip(INSTANCE)) }
+    ControlPlaneView { cluster_domain: "cluster.local".into(), instance_ip: Some(pod_ip(INSTANCE)), class: None }
 }
 
 fn placed(resources: impl IntoIterator<Item = Resource>) -> Waypoints {
@@ -186,6 +186,39 @@ fn a_gateway_need_not_be_there_and_says_more_when_it_is() {
     assert_eq!(found(&store.handle().load()), (true, [false, false]));
     let snapshot = upsert(&mut store, Resource::from(Waypoint { addresses: vec![WaypointAddress::Hostname(front)], ..waypoint() }));
     assert_eq!(found(&snapshot), (true, [true, true]));
+}
+
+#[test]
+fn policies_for_a_class_hold_unless_the_class_is_known_to_be_another() {
+    let gateway_of = |class: &str| Resource::from(Waypoint { class: class.into(), ..waypoint() });
+    for (what, told, manifest, want) in [
+        // For "istio-waypoint", and for "another".
+        ("unknown", None, None, [true, true]),
+        ("of the pod's label", Some("istio-waypoint"), None, [true, false]),
+        ("the same, another", Some("another"), None, [false, true]),
+        ("a third", Some("third"), None, [false, false]),
+        ("of the manifest", None, Some("another"), [false, true]),
+        ("the manifest is the stronger", Some("istio-waypoint"), Some("another"), [false, true]),
+    ] {
+        let view = ControlPlaneView { class: told.map(Into::into), ..view() };
+        let mut store = Store::new(WaypointCompiler::new(gateway(), ROOT).with_control_plane(view));
+        let first =
+            manifest.map(gateway_of).into_iter().chain([bound(service("app", "a", 1), here()), bound_pod(pod("app", "b", 2), here())]);
+        store.apply(first.map(Change::Upsert));
+        let found = ["istio-waypoint", "another"].map(|class| {
+            let policy = deny(ROOT, class, refs(TargetRef::GatewayClass(class.into())), 1);
+            let name = policy.name.clone();
+            let snapshot = upsert(&mut store, Resource::from(policy));
+            let denied = [vip(1), pod_at(2)].map(|address| is_denied(&served(&snapshot, address).unwrap()));
+            assert_eq!(denied[0], denied[1], "{what}: {class}");
+            store.apply([Change::Remove(ResourceKey::Policy(name))]);
+            denied[0]
+        });
+        assert_eq!(found, want, "{what}");
+        // Only the root namespace speaks of classes.
+        let other = deny("app", "p", refs(TargetRef::GatewayClass("istio-waypoint".into())), 1);
+        assert!(!is_denied(&served(&upsert(&mut store, Resource::from(other)), vip(1)).unwrap()), "{what}");
+    }
 }
 
 #[test]

@@ -170,7 +170,7 @@ impl WaypointCompiler {
     /// The Gateway, if it can be a waypoint. A control plane tells what is bound to this waypoint
     /// without telling of its Gateway; one that is there says more, and may bar everything.
     fn waypoint(&self, directory: &Directory) -> Option<Arc<Waypoint>> {
-        let implied = || self.view.as_ref().map(|_| Arc::new(Waypoint::implied(self.gateway.clone())));
+        let implied = || self.view.as_ref().map(|view| Arc::new(Waypoint::implied(self.gateway.clone(), view.class.as_ref())));
         directory.mesh().waypoints.get(&self.gateway).cloned().or_else(implied).filter(|waypoint| waypoint.is_usable())
     }
 

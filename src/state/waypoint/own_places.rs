@@ -9,13 +9,17 @@ use crate::{
 };
 use std::{collections::BTreeSet, net::IpAddr};
 
-/// What a waypoint must know of itself to find out which places mean it.
+/// What a waypoint must know of itself where only a control plane tells of it: above all which places
+/// mean it.
 #[derive(Debug, Clone)]
 pub struct ControlPlaneView {
     /// The cluster's DNS domain, which host names of Services end with.
     pub cluster_domain: Name,
     /// The address of this instance's own pod.
     pub instance_ip: Option<IpAddr>,
+    /// The class of the Gateway, as far as it is known without its manifest. Policies for any class are
+    /// enforced when it is not.
+    pub class: Option<Name>,
 }
 
 /// The places that mean this waypoint: its Service by name and virtual address, what the Gateway says

@@ -121,7 +121,7 @@ fn is_everywhere(policy: &AuthorizationPolicy, waypoint: &Waypoint) -> bool {
     match &policy.target {
         PolicyTarget::Refs(refs) => refs.iter().any(|target| match target {
             TargetRef::Gateway(name) => *name == waypoint.name && policy.name.namespace == name.namespace,
-            TargetRef::GatewayClass(class) => *class == waypoint.class,
+            TargetRef::GatewayClass(class) => waypoint.class.is(class),
             TargetRef::Service(_) | TargetRef::ServiceEntry(_) => false,
         }),
         PolicyTarget::Unknown => true,
