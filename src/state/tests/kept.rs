@@ -114,3 +114,17 @@ fn a_ztunnel_keeps_neither_routes_nor_policies_of_waypoints() {
     assert_eq!((store.mesh().routes.len(), store.mesh().policies.len()), (0, 1));
     assert_eq!(store.handle().load().local(&local).unwrap().rules.len(), 1);
 }
+
+#[test]
+fn who_reads_a_replaced_snapshot_does_not_free_it() {
+    let mut store = Store::new(NodeCompiler::new(Own::Node(None), "istio-system"));
+    let read = store.handle().load();
+    store.apply([Change::Upsert(Resource::from(pod("app", "a", 1)))]);
+    assert!(store.has_retired() && store.sweep(), "it is being read");
+    let weak = Arc::downgrade(&read);
+    drop(read);
+    assert!(weak.upgrade().is_some());
+    assert!(!store.sweep() && weak.upgrade().is_none());
+    store.apply([Change::Upsert(Resource::from(pod("app", "b", 2)))]);
+    assert!(!store.has_retired(), "nobody reads it");
+}
