@@ -39,7 +39,7 @@ fn exists(mesh: &Mesh, reference: &TargetRef) -> bool {
     match reference {
         TargetRef::Gateway(name) => mesh.waypoints.get(name).is_some_and(|w| w.is_usable()),
         TargetRef::Service(key) => mesh.services.contains_key(key),
-        TargetRef::ServiceEntry(name) => mesh.services.values().any(|s| s.entry() == Some(name)),
+        TargetRef::ServiceEntry(name) => mesh.services.values().any(|s| s.entry() == name),
         TargetRef::GatewayClass(class) => mesh.waypoints.values().any(|w| w.class.is(class) && w.is_usable()),
     }
 }

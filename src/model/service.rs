@@ -1,6 +1,6 @@
 //! Services: names and virtual addresses for groups of workloads.
 
-use super::{Kind, Labels, Name, ResourceId, ResourceName, ServiceKey, ServiceL4, WaypointBinding};
+use super::{Labels, Name, ResourceId, ResourceName, ServiceKey, ServiceL4, WaypointBinding};
 use std::net::IpAddr;
 
 /// A Kubernetes Service, or one host of a ServiceEntry.
@@ -29,9 +29,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// The ServiceEntry of which it is a host.
-    pub fn entry(&self) -> Option<&ResourceName> {
-        (self.source.kind == Kind::ServiceEntry).then_some(&self.source.name)
+    /// What a reference to a ServiceEntry names to mean this service. There are such references only
+    /// beside a control plane (those in manifests alone are resolved to hosts when they are read), and a
+    /// control plane does not say what declares a service: the kind of its source is a guess by the host
+    /// name. So the kind does not count, and a Service of the same name is meant as well. A policy may
+    /// govern more then than was asked for, never less.
+    pub fn entry(&self) -> &ResourceName {
+        &self.source.name
     }
 
     /// The declared port with this number.

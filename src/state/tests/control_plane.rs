@@ -327,7 +327,7 @@ fn routes_and_policies_for_a_service_entry_hold_for_all_its_hosts() {
     let parent = |port| Parent::ServiceEntry { entry: entry.clone(), port };
     let to = key("app", "a");
     let late = |name: &str, n| host(name, Kind::ServiceEntry, n);
-    let mut store = placed([late("one", 1), host("service", Kind::Service, 3), bound(service("app", "a", 4), here())]);
+    let mut store = placed([late("one", 1), host("taken-for-a-service", Kind::Service, 3), bound(service("app", "a", 4), here())]);
     upsert(&mut store, Resource::from(deny("app", "p", refs(TargetRef::ServiceEntry(entry.clone())), 1)));
     // Of another namespace: not for it.
     upsert(&mut store, Resource::from(deny("other", "p", refs(TargetRef::ServiceEntry(entry.clone())), 1)));
@@ -335,7 +335,8 @@ fn routes_and_policies_for_a_service_entry_hold_for_all_its_hosts() {
     upsert(&mut store, Resource::from(route("app", "s", parent(Some(81)), &[("/other", &to)])));
     upsert(&mut store, late("two", 2));
     let snapshot = store.handle().load();
-    for (n, want) in [(1, true), (2, true), (3, false), (4, false)] {
+    // What declares a service a control plane does not say.
+    for (n, want) in [(1, true), (2, true), (3, true), (4, false)] {
         let destination = served(&snapshot, vip(n)).unwrap();
         let rules = destination.routes.as_ref().map_or(0, |table| table.iter().count());
         assert_eq!((is_denied(&destination), destination.http_rules.len(), rules), (want, want.into(), want.into()), "{n}");
@@ -345,7 +346,7 @@ fn routes_and_policies_for_a_service_entry_hold_for_all_its_hosts() {
         Change::Remove(ResourceKey::Route(ResourceName::new("app", "r"))),
     ]);
     let snapshot = store.handle().load();
-    for n in [1, 2] {
+    for n in [1, 2, 3] {
         let destination = served(&snapshot, vip(n)).unwrap();
         assert!(!is_denied(&destination) && destination.routes.is_none(), "{n}");
     }

@@ -268,9 +268,9 @@ fn bound_by(directory: &Directory, namespace: &Name, dirty: &mut Dirty) {
     dirty.addresses.extend(workloads.flat_map(|w| &w.addresses).map(IpAddr::to_canonical));
 }
 
-/// The hosts of a ServiceEntry.
+/// The services that a reference to a ServiceEntry means.
 fn hosts(directory: &Directory, entry: &ResourceName) -> impl Iterator<Item = ServiceKey> {
-    directory.services_in(&entry.namespace).filter(|service| service.entry() == Some(entry)).map(|service| service.key.clone())
+    directory.services_in(&entry.namespace).filter(move |service| service.entry() == entry).map(|service| service.key.clone())
 }
 
 /// What of a service decides which upstreams there are.

@@ -103,7 +103,7 @@ impl Policies {
         let everywhere = &self.everywhere;
         let holding = self.holding.get_or_insert_with(|| everywhere.values().filter(|p| is_everywhere(p, waypoint)).cloned().collect());
         let own = service.into_iter().flat_map(|service| self.services.of(&service.key));
-        let of_entry = service.and_then(Service::entry).into_iter().flat_map(|entry| self.entries.of(entry));
+        let of_entry = service.into_iter().flat_map(|service| self.entries.of(service.entry()));
         let mut all: Vec<_> = own.chain(of_entry).chain(self.namespaces.of(namespace)).collect();
         if all.is_empty() {
             // Nearly all services share one list.

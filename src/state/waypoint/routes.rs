@@ -65,10 +65,10 @@ impl Routes {
     pub(super) fn of_service(&self, service: &Service, port: u16) -> List<HttpRoute> {
         let is_for = |parent: &Parent| match parent {
             Parent::Service { service: key, port: only } => *key == service.key && only.is_none_or(|only| only == port),
-            Parent::ServiceEntry { entry, port: only } => service.entry() == Some(entry) && only.is_none_or(|only| only == port),
+            Parent::ServiceEntry { entry, port: only } => service.entry() == entry && only.is_none_or(|only| only == port),
             Parent::ServiceAccount(_) | Parent::Gateway(_) => false,
         };
-        let of_entry = service.entry().into_iter().flat_map(|entry| self.entries.of(entry));
+        let of_entry = self.entries.of(service.entry());
         let attached = self.services.of(&service.key).chain(of_entry);
         in_order(attached.filter(|route| route.parents.iter().any(is_for)))
     }
