@@ -5,7 +5,11 @@ use crate::{
     authz::Ruleset,
     model::{GatewayAddress, Hostname, Name, ResourceName, Service, ServiceKey, Workload},
 };
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 mod compiler;
 mod gateways;
@@ -26,6 +30,8 @@ pub struct NodeSnapshot {
     addresses: SharedMap<IpAddr, Arc<NodeWorkload>>,
     workloads: SharedMap<Name, Arc<NodeWorkload>>,
     places: SharedMap<GatewayAddress, Arc<Upstream>>,
+    // Since the version before; none is listed where there are many.
+    moved: Option<HashSet<IpAddr>>,
     // Shared with the snapshots before, as long as none of them changes.
     local: Arc<Local>,
 }
@@ -156,6 +162,13 @@ impl NodeSnapshot {
     /// The workload at an address.
     pub fn workload(&self, address: IpAddr) -> Option<&Arc<NodeWorkload>> {
         self.addresses.get(&address.to_canonical())
+    }
+
+    /// Whether an address may be another workload's than in an earlier version. Cheap, for who has many
+    /// addresses to ask about at each version.
+    pub fn may_have_moved(&self, address: IpAddr, since: u64) -> bool {
+        let known = self.moved.as_ref().filter(|_| since + 1 == self.version);
+        since < self.version && known.is_none_or(|moved| moved.contains(&address.to_canonical()))
     }
 
     /// A workload by uid.

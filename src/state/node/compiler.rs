@@ -45,6 +45,8 @@ impl Own {
 /// Makes traffic to the services of a namespace depend on the waypoint that they name: without it
 /// they are not reached.
 const REQUIRE_WAYPOINT: &str = "cairn.dev/require-waypoint";
+/// So many changed addresses are told one by one.
+const FEW: usize = 256;
 
 /// Compiles for a ztunnel. Keeps what it compiled: what no change touches costs nothing.
 #[derive(Debug)]
@@ -139,8 +141,9 @@ impl Compile for NodeCompiler {
             (host, owners)
         }));
         let workload = |owner: Option<&Arc<Workload>>| owner.and_then(|owner| self.workloads.get(&owner.uid)).cloned();
+        let moved = (dirty.addresses.len() <= FEW).then(|| dirty.addresses.clone());
         self.by_address.apply(dirty.addresses.into_iter().map(|address| (address, workload(directory.workload(address)))));
-        self.snapshot(version)
+        self.snapshot(version, moved)
     }
 
     /// Neither routes nor policies with `targetRefs`: those are for waypoints.
@@ -255,7 +258,7 @@ impl NodeCompiler {
         }
     }
 
-    fn snapshot(&mut self, version: u64) -> NodeSnapshot {
+    fn snapshot(&mut self, version: u64, moved: Option<HashSet<IpAddr>>) -> NodeSnapshot {
         let (uids, workloads) = (&self.local, &self.workloads);
         let own = || Arc::new(Local::new(uids.iter().filter_map(|uid| workloads.get(uid)).cloned()));
         let local = self.published.get_or_insert_with(own).clone();
@@ -267,6 +270,7 @@ impl NodeCompiler {
             addresses: self.by_address.clone(),
             workloads: self.workloads.clone(),
             places: self.places.found(),
+            moved,
             local,
         }
     }
