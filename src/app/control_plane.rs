@@ -4,7 +4,7 @@ use super::{AppError, CertificatesFrom, Process};
 use crate::{
     control::xds,
     hbone,
-    model::{Identity, Name},
+    model::Name,
     settings::{ControlPlane, NameArgs, PodArgs, ProcessArgs, TlsSettings, XdsSettings},
     transport::{Revocation, tls},
 };
@@ -27,11 +27,6 @@ pub(super) fn certificates(process: &ProcessArgs, control: &ControlPlane) -> Res
         (None, None, Some(ca)) => Ok(CertificatesFrom::Ca(Box::new(ca.server.clone()))),
         (None, None, None) => Err(AppError::config(anyhow::anyhow!("no certificates: give --identity-dir"))),
     }
-}
-
-/// Who the process itself is, as far as that is known.
-pub(super) fn own_identity(names: &NameArgs, pod: &PodArgs) -> Option<Identity> {
-    Identity::new(&names.trust_domain, pod.pod_namespace.as_deref()?, pod.service_account.as_deref()?).ok()
 }
 
 /// Settles how the process speaks TLS, before anything does.

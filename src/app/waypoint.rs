@@ -15,6 +15,9 @@ use crate::{
 };
 use std::net::{IpAddr, SocketAddr};
 
+/// What is wanting where only a control plane tells of the mesh.
+const NO_MANIFESTS: &str = "no manifests, so no routes and no L7 policies are enforced here";
+
 /// Everything a waypoint is started with.
 #[derive(Debug)]
 pub struct WaypointOptions {
@@ -74,7 +77,7 @@ impl TryFrom<WaypointCommand> for WaypointOptions {
         config.hbone.revocation = control_plane::revocation(&command.control)?;
         let certificate = OwnCertificate {
             from: control_plane::certificates(&command.process, &command.control)?,
-            identity: control_plane::own_identity(names, pod),
+            identity: command.control.identity.clone(),
             ttl: command.control.secret_ttl,
         };
         let mesh = WaypointMesh {
@@ -125,6 +128,9 @@ pub fn start_waypoint(options: WaypointOptions, access: AccessLog, log: LogHandl
     control_plane::follow_revocation(&options.config.hbone, &process);
     let (certs, identity) = options.certificate.open(&process)?;
     let lenient = options.mesh.manifests.as_ref().is_none_or(|manifests| manifests.lenient);
+    if options.mesh.manifests.is_none() {
+        process.readiness().note("policies", Some(NO_MANIFESTS.to_owned()));
+    }
     let compiler = options.mesh.compiler(&options.gateway);
     let mesh = options.mesh.source()?.follow(compiler, &process.drain(), process.readiness());
     if !mesh.handle.load().bound {
@@ -171,7 +177,7 @@ impl WaypointMesh {
                 Ok(MeshSource::open(manifest::Config { owns: Owns::Policy, ..manifests })?.and_control_plane(control_plane))
             }
             (None, Some(control_plane)) => {
-                tracing::warn!("no manifests: there are no routes, and no policies besides those that ztunnels enforce");
+                tracing::warn!("{NO_MANIFESTS}; what ztunnels enforce is all");
                 Ok(MeshSource::control_plane(control_plane))
             }
             (None, None) => Err(AppError::config(anyhow::anyhow!("nobody tells of the mesh: give --manifests or --xds-address"))),

@@ -74,9 +74,6 @@ pub enum SpiffeError {
         /// Who there is.
         offered: Vec<String>,
     },
-    /// The identity is not one that Istio gives.
-    #[error("{0} is not of the form spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT")]
-    Form(String),
     /// The task is gone: the runtime is going down.
     #[error("the workload API is no longer listened to")]
     Closed,
@@ -95,19 +92,6 @@ impl SpiffeSource {
         let (sender, offer) = watch::channel(Offer::Waiting);
         let task = runtime.spawn(listen(path, sender));
         Ok(Self { offer, _task: AbortOnDropHandle::new(task) })
-    }
-
-    /// Who this process is by default: the first that the agent names. Waits for the agent without a
-    /// time limit. Cancel safe.
-    ///
-    /// # Errors
-    /// [`SpiffeError::Form`] and [`SpiffeError::Closed`].
-    pub async fn default_identity(&self) -> Result<Identity, SpiffeError> {
-        let mut offer = self.offer.clone();
-        let given = offer.wait_for(|offer| matches!(offer, Offer::Given(_))).await.map_err(|_| SpiffeError::Closed)?;
-        let Offer::Given(given) = &*given else { return Err(SpiffeError::Closed) };
-        let first = given.default_svid().ok_or(SpiffeError::Closed)?.spiffe_id().to_string();
-        first.parse().map_err(|_| SpiffeError::Form(first))
     }
 }
 

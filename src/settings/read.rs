@@ -87,6 +87,9 @@ fn variable(arg: &Arg) -> Option<String> {
     arg.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
+/// Flags whose values are not repeated, however wrong: they may be secrets.
+const SECRET: [&str; 2] = ["--xds-header", "--ca-header"];
+
 /// A wrong value that stood in a variable is blamed on the variable.
 fn blame(error: clap::Error, command: &clap::Command, environment: &Environment) -> UsageError {
     let text = |kind| match error.get(kind) {
@@ -96,6 +99,9 @@ fn blame(error: clap::Error, command: &clap::Command, environment: &Environment)
     let (Some(flag), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue)) else {
         return UsageError::Arguments(error);
     };
+    if let Some(source) = error.source().filter(|_| SECRET.iter().any(|secret| flag.starts_with(secret))) {
+        return UsageError::wrong(format!("{flag}: {source}"));
+    }
     let guilty = command.get_subcommands().flat_map(|sub| sub.get_arguments()).find(|arg| arg.to_string() == flag);
     let variable = guilty.and_then(variable).filter(|name| environment.get(name) == Some(value));
     let Some(variable) = variable else { return UsageError::Arguments(error) };

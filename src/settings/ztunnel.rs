@@ -223,6 +223,12 @@ impl ZtunnelCommand {
         let asks = self.asks_control_plane(given)?;
         let has_ca = self.control_plane.ca_address != Some(ServerAddress::Off);
         let certificates = self.control_plane.certificates(self.process.identity_dir.is_some(), has_ca, given)?;
+        if certificates == CertificatesFrom::Spiffe && self.proxy_mode() == ProxyMode::Shared {
+            return Err(UsageError::wrong(
+                "SPIFFE_ENDPOINT_SOCKET (--spiffe-endpoint-socket) cannot be used in shared mode: the SPIFFE Workload API gives a \
+                 process its own certificates only, and none of the pods that it would stand in for; use a CA or --identity-dir",
+            ));
+        }
         let chosen = Chosen { xds: asks, certificates };
         if asks && self.xds_on_demand && self.dns.enabled {
             return Err(UsageError::wrong(

@@ -60,7 +60,8 @@ pub struct ControlPlaneArgs {
     /// else the token itself; by default ./var/run/secrets/tokens/istio-token if it is there
     #[arg(long, value_name = "FILE or TOKEN", value_parser = token, hide_default_value = true, env = "AUTH_TOKEN")]
     pub auth_token: Option<Token>,
-    /// Take certificates from the SPIFFE Workload API at this socket, as in unix:///run/agent.sock
+    /// Take certificates from the SPIFFE Workload API at this socket, as in unix:///run/agent.sock. Not
+    /// for a ztunnel in shared mode: it would get its own only
     #[arg(long, value_name = "SOCKET", value_parser = spiffe_socket, env = "SPIFFE_ENDPOINT_SOCKET")]
     pub spiffe_endpoint_socket: Option<String>,
     /// Certificates that are asked for live this long, and are renewed at half of it; those that a
@@ -94,6 +95,9 @@ pub struct ControlPlane {
     pub ca: Option<CaSettings>,
     /// Certificates come from the SPIFFE Workload API at this socket, `unix:///PATH`.
     pub spiffe: Option<String>,
+    /// Whom a waypoint's certificate is to be for, if it comes from `ca` or `spiffe`; those of a ztunnel
+    /// are for its workloads.
+    pub identity: Option<Identity>,
     /// Revocation lists.
     pub crl: Option<PathBuf>,
     /// TLS between proxies.
@@ -120,8 +124,6 @@ pub struct XdsSettings {
 pub struct CaSettings {
     /// The server.
     pub server: Server,
-    /// A waypoint's own identity; those of a ztunnel are its workloads'.
-    pub identity: Option<Identity>,
 }
 
 /// TLS between proxies. Not both are set.
@@ -226,13 +228,14 @@ impl ControlPlaneArgs {
             };
             let parts = (at(&self.ca_address).or(beside).unwrap_or_else(|| istiod.clone()), &self.ca_root_ca, &self.alt_ca_hostname);
             let server = self.server(parts, headers(environment, CA_HEADERS, &self.ca_headers)?, facts, environment)?;
-            Ok(CaSettings { server, identity: own_identity(facts)? })
+            Ok(CaSettings { server })
         });
         let pqc = self.compliance_policy == Some(CompliancePolicy::Pqc);
         Ok(ControlPlane {
             xds: xds.transpose()?,
             ca: ca.transpose()?,
             spiffe: self.spiffe_endpoint_socket.clone().filter(|_| chosen.certificates == CertificatesFrom::Spiffe),
+            identity: own_identity(chosen, facts)?,
             crl: self.crl_path.clone(),
             // TLS 1.2 knows no such key exchange.
             tls: TlsSettings { tls12: self.tls12 && !pqc, pqc },
@@ -316,8 +319,9 @@ fn headers(environment: &Environment, prefix: &str, given: &[Header]) -> Result<
 }
 
 /// For whom a waypoint asks for a certificate.
-fn own_identity(facts: &Facts<'_>) -> Result<Option<Identity>, UsageError> {
-    if matches!(facts.mode, Mode::Ztunnel) {
+fn own_identity(chosen: Chosen, facts: &Facts<'_>) -> Result<Option<Identity>, UsageError> {
+    // A directory says it by itself.
+    if matches!(facts.mode, Mode::Ztunnel) || chosen.certificates == CertificatesFrom::Directory {
         return Ok(None);
     }
     let parts = [
@@ -327,7 +331,7 @@ fn own_identity(facts: &Facts<'_>) -> Result<Option<Identity>, UsageError> {
     let missing: Vec<&str> = parts.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
     let (Some(namespace), Some(account)) = (parts[0].1, parts[1].1) else {
         let missing = missing.join(" and ");
-        return Err(UsageError::wrong(format!("a CA must be told for whom the certificate is: {missing} not set")));
+        return Err(UsageError::wrong(format!("it must be told for whom the certificate is: {missing} not set")));
     };
     let wrong = |error| UsageError::wrong(format!("TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: {error}"));
     Identity::new(&facts.names.trust_domain, namespace, account).map(Some).map_err(wrong)

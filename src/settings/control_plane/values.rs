@@ -121,7 +121,8 @@ pub(super) fn header(text: &str) -> Result<Header, String> {
 
 /// A header by its two parts.
 pub(super) fn header_of(name: &str, value: &str) -> Result<Header, String> {
-    let known: HeaderName = name.to_ascii_lowercase().parse().map_err(|_| format!("{name:?} is not the name of a header"))?;
+    let known: HeaderName =
+        name.to_ascii_lowercase().parse().map_err(|_| "what stands for its name is not the name of a header".to_owned())?;
     if known.as_str().ends_with("-bin") {
         return Err(format!("{known} is a header of bytes, which a text cannot be"));
     }

@@ -29,7 +29,7 @@ fn the_stock_daemon_set_alone_lives_with_istiod() {
     std::fs::write(&token, "t").unwrap();
     let command = ztunnel(&PROXY, &environment(&STOCK).in_directory(dir.path())).unwrap();
     assert!(command.warnings.is_empty() && command.mesh.manifests.is_empty() && command.local_xds.is_none());
-    let ControlPlane { xds, ca, spiffe, crl, tls, gateway_class, secret_ttl } = command.control;
+    let ControlPlane { xds, ca, spiffe, identity, crl, tls, gateway_class, secret_ttl } = command.control;
     let (xds, ca) = (xds.unwrap(), ca.unwrap());
     for server in [&xds.server, &ca.server] {
         assert_eq!(server.address, "https://istiod.istio-system.svc:15012/");
@@ -38,7 +38,7 @@ fn the_stock_daemon_set_alone_lives_with_istiod() {
         assert_eq!((server.credentials.cluster.as_str(), server.credentials.headers.len()), ("east", 0));
         assert!(server.alternative_name.is_none());
     }
-    assert_eq!((ca.identity, spiffe, crl, tls, gateway_class), (None, None, None, TlsSettings::default(), None));
+    assert_eq!((identity, spiffe, crl, tls, gateway_class), (None, None, None, TlsSettings::default(), None));
     assert_eq!((xds.on_demand, secret_ttl), (false, Duration::from_secs(86400)));
     assert_eq!(xds.node.id, "ztunnel~10.0.0.7~ztunnel-x.istio-system~istio-system.svc.cluster.local");
     let known: Vec<_> = xds.node.metadata.fields.keys().map(String::as_str).collect();
@@ -166,16 +166,25 @@ fn headers_of_variables_and_flags_come_together() {
     assert_eq!(shown(xds(&["--xds-header=X-TENANT=z=1", "--xds-header=n=m"], &variables).server), ["n=m", "other=b", "x-tenant=z=1"]);
     assert_eq!(shown(ca(&["--ca-header", "x-ca=z"], &variables).server), ["x-ca=z"]);
     for (variable, value, reason) in [
-        ("XDS_HEADER_a b", "x", "\"a b\" is not the name of a header"),
-        ("XDS_HEADER_", "x", "\"\" is not the name of a header"),
+        ("XDS_HEADER_a b", "x", "what stands for its name is not the name of a header"),
+        ("XDS_HEADER_", "x", "what stands for its name is not the name of a header"),
         ("CA_HEADER_a", "x\ny", "not a text that a header can hold"),
         ("CA_HEADER_a", "\u{e9}", "not a text that a header can hold"),
         ("CA_HEADER_a-bin", "x", "a-bin is a header of bytes, which a text cannot be"),
     ] {
         assert_eq!(control(&[], &[(variable, value)]).unwrap_err(), format!("{variable}: {reason}"));
     }
-    for flag in ["--xds-header=a", "--ca-header=a b=c", "--ca-header==c"] {
-        assert!(control(&[flag], &[]).is_err(), "{flag}");
+    for flag in ["--xds-header", "--ca-header"] {
+        for (value, reason) in [
+            ("s3cret", "not of the form NAME=VALUE"),
+            ("authorization: s3cret==", "not the name of a header"),
+            ("=s3cret", "not the name of a header"),
+            ("a=s3cret\u{e9}", "not a text that a header can hold"),
+        ] {
+            let error = control(&[flag, value], &[]).unwrap_err();
+            assert!(error.starts_with(&format!("{flag} <NAME=VALUE>: ")) && error.contains(reason), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
     }
 }
 
@@ -221,7 +230,7 @@ fn metadata_are_texts_and_json_and_a_flag_is_the_strongest() {
 #[test]
 fn a_spiffe_socket_is_a_unix_socket() {
     for value in ["unix:///run/a.sock", "unix:/run/a.sock", "/run/a.sock"] {
-        let control = control(&["--spiffe-endpoint-socket", value], &[("SPIFFE_ENDPOINT_SOCKET", "?")]).unwrap();
+        let control = control(&["--mode=dedicated", "--spiffe-endpoint-socket", value], &[("SPIFFE_ENDPOINT_SOCKET", "?")]).unwrap();
         assert_eq!(control.spiffe.as_deref(), Some("unix:///run/a.sock"), "{value}");
     }
     for wrong in ["tcp://127.0.0.1:8000", "unix://run/a.sock", "a.sock", "/"] {

@@ -48,9 +48,9 @@ fn a_ztunnel_has_one_mesh_and_one_source_of_certificates() {
         (&["--local-xds=/b", "--xds-root-ca=/r"], &[("CAIRN_MANIFESTS", "m")], "file", "ca", &["--xds-root-ca"]),
         (&[], &[DIRECTORY, ("CA_ADDRESS", "istiod")], "xds", "directory", &["CA_ADDRESS"]),
         (&[], &[DIRECTORY, SPIFFE, ("CA_HEADER_a", "b")], "xds", "directory", &["SPIFFE_ENDPOINT_SOCKET, CA_HEADER_a"]),
-        (&[], &[SPIFFE, ("CA_ADDRESS", "istiod")], "xds", "spiffe", &["CA_ADDRESS"]),
+        (&["--mode=dedicated"], &[SPIFFE, ("CA_ADDRESS", "istiod")], "xds", "spiffe", &["CA_ADDRESS"]),
         (&["--ca-address=istiod"], &[DIRECTORY, SPIFFE], "xds", "ca", &["SPIFFE_ENDPOINT_SOCKET, CAIRN_IDENTITY_DIR"]),
-        (&["--spiffe-endpoint-socket=/s"], &[DIRECTORY, NO_CA], "xds", "spiffe", &["CAIRN_IDENTITY_DIR"]),
+        (&["--mode=dedicated", "--spiffe-endpoint-socket=/s"], &[DIRECTORY, NO_CA], "xds", "spiffe", &["CAIRN_IDENTITY_DIR"]),
         (&[], &[DIRECTORY, LOCAL_FILE, ("AUTH_TOKEN", "x")], "file", "directory", &["AUTH_TOKEN"]),
     ];
     for (flags, variables, expected_mesh, expected_certificates, names) in rows {
@@ -67,7 +67,9 @@ fn a_ztunnel_has_one_mesh_and_one_source_of_certificates() {
 
 #[test]
 fn what_contradicts_itself_or_leaves_nothing_is_refused() {
-    let rows: [(&[&str], Variables<'_>, &str); 9] = [
+    let rows: [(&[&str], Variables<'_>, &str); 11] = [
+        (&[], &[SPIFFE], "SPIFFE_ENDPOINT_SOCKET (--spiffe-endpoint-socket) cannot be used in shared mode: "),
+        (&["--spiffe-endpoint-socket=/s", "--mode=shared"], &[DIRECTORY], "cannot be used in shared mode: "),
         (
             &["--xds-address=a", "--manifests=m"],
             &[],
@@ -146,7 +148,9 @@ fn a_waypoint_takes_the_mesh_from_manifests_or_a_control_plane_or_both() {
         assert_eq!(!command.mesh.manifests.is_empty(), manifests, "{flags:?} {variables:?}");
         assert_eq!(command.control.xds.as_ref().map(|xds| address(&xds.server)).as_deref(), xds, "{flags:?} {variables:?}");
         assert_eq!(command.control.ca.as_ref().map(|ca| address(&ca.server)).as_deref(), ca, "{flags:?} {variables:?}");
-        certificates(&command.process, &command.control);
+        let from = certificates(&command.process, &command.control);
+        let identity = (from != "directory").then_some("spiffe://cluster.local/ns/ns/sa/gw");
+        assert_eq!(command.control.identity.as_ref().map(crate::model::Identity::as_str), identity, "{flags:?} {variables:?}");
     }
 }
 
@@ -155,12 +159,18 @@ fn a_waypoint_without_mesh_certificates_or_a_name_is_refused() {
     let off = [KUBERNETES, NO_XDS];
     let only_pod = [KUBERNETES, POD[0], POD[1]];
     let stock = [KUBERNETES, POD[0], POD[1], POD[2]];
-    let rows: [(&[&str], Variables<'_>, &str); 8] = [
+    let rows: [(&[&str], Variables<'_>, &str); 10] = [
         (&[], &POD, "no mesh: give --manifests (CAIRN_MANIFESTS), or the address of a control plane by --xds-address (XDS_ADDRESS)"),
         (&[], &off, "no mesh: give --manifests"),
         (&["--manifests=m"], &POD, "no certificates: "),
         (&["--identity-dir=i"], &[KUBERNETES], "who asks: POD_NAME (--pod-name) and POD_NAMESPACE (--pod-namespace) not set"),
-        (&[], &only_pod, "a CA must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set"),
+        (&[], &only_pod, "it must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set"),
+        (
+            &["--manifests=m"],
+            &[SPIFFE, POD[0], POD[1]],
+            "it must be told for whom the certificate is: SERVICE_ACCOUNT (--service-account) not set",
+        ),
+        (&["--manifests=m", "--trust-domain=a/b"], &[SPIFFE, POD[1], POD[2]], "TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: "),
         (&["--trust-domain=a/b"], &stock, "TRUST_DOMAIN, POD_NAMESPACE, SERVICE_ACCOUNT: "),
         (&["--cluster-id=\u{e9}"], &stock, "(--cluster-id): not a text that a header can hold"),
         (&["--manifests=m"], &[("CA_ADDR", "ca")], "POD_NAMESPACE (--pod-namespace) and SERVICE_ACCOUNT (--service-account) not set"),

@@ -81,7 +81,7 @@ fn the_stock_deployment_alone_is_a_waypoint_of_istiod() {
     assert_eq!(xds.server.address, "https://istiod.istio-system.svc:15012/");
     assert_eq!(ca.server.address, "https://istiod.istio-system.svc:15012/");
     assert_eq!(xds.server.credentials.cluster, "east");
-    assert_eq!(ca.identity.as_ref().unwrap().as_str(), "spiffe://td.test/ns/shop/sa/waypoint");
+    assert_eq!(control.identity.as_ref().unwrap().as_str(), "spiffe://td.test/ns/shop/sa/waypoint");
     assert!(!xds.on_demand);
 
     assert_eq!(xds.node.id, "waypoint~10.1.2.3~waypoint-7d-x.shop~shop.svc.c.test");
@@ -162,7 +162,7 @@ fn the_deployment_of_agentgateway_is_understood() {
     assert_eq!((command.gateway, command.process.worker_threads), (ResourceName::new("shop", "wp"), Some(3)));
     assert_eq!((command.pod.cluster_id.as_str(), command.pod.network.as_str()), ("west", "net2"));
     assert_eq!(command.control.xds.unwrap().node.id, "waypoint~1.1.1.1~wp-1.shop~shop.svc.cluster.local");
-    assert_eq!(command.control.ca.unwrap().identity.unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/wp");
+    assert_eq!(command.control.identity.unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/wp");
 }
 
 #[test]

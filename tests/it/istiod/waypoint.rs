@@ -63,6 +63,7 @@ impl Both {
 async fn routes_and_policies_are_of_files_and_the_rest_of_the_control_plane() {
     // A Service that says otherwise has no effect, but is told of.
     let both = Both::start(&(split() + &service(NS, "echo", 99, &[("http", 81, 9999)]))).await;
+    assert!(!both.waypoint.readiness().await.contains("policies:"));
     both.waypoint.logs("this kind comes from the control plane; the manifest has no effect").await;
     let mut seen = std::collections::BTreeMap::<_, usize>::new();
     for _ in 0..60 {
@@ -121,6 +122,8 @@ async fn only_what_is_bound_to_it_is_served() {
     let _app = Backend::http(istiod.net.addr(11, 8080), "echo-v1");
     let (_server, waypoint) = (istiod.ztunnel("echo-v1", "echo", 11), istiod.waypoint());
     waypoint.ready().await;
+    let told = waypoint.readiness().await;
+    assert!(told.contains("policies: no manifests, so no routes and no L7 policies are enforced here"), "{told}");
     let identity = |account| Identity::new(TRUST_DOMAIN, NS, account).unwrap();
     let issued = istiod.plane.issue(&identity("client"), Duration::from_secs(600)).unwrap();
     let cert = WorkloadCert::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), issued.roots_pem.as_bytes()).unwrap();

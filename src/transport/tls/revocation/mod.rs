@@ -23,20 +23,26 @@ use rustls::{
     pki_types::{CertificateDer, pem},
 };
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
 /// The lists of revoked certificates in a file.
-#[derive(Debug)]
 pub struct Revocation {
     path: PathBuf,
     // Tells every connection that is open of new ones.
     lists: tokio::sync::watch::Sender<Arc<Lists>>,
     // What the lists were read from. Never locked across an await.
     content: Mutex<Vec<u8>>,
+}
+
+/// Not the content, which would fill a configuration dump.
+impl fmt::Debug for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocation").field("path", &self.path).field("lists", &self.lists().len()).finish_non_exhaustive()
+    }
 }
 
 /// A certificate that is no more to be trusted.

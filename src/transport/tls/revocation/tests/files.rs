@@ -5,6 +5,15 @@ use crate::runtime::{DrainTrigger, drain};
 use std::os::unix::fs::symlink;
 
 #[test]
+fn the_content_of_the_file_is_not_shown() {
+    let der = Authority::root("root").revokes_der(&[1, 2, 3]);
+    let (place, bytes) = (Place::new(&der), format!("{:?}", &der[..8]));
+    let shown = format!("{:?}", place.open());
+    assert!(shown.contains(place.file().to_str().unwrap()) && shown.contains("lists: 1"), "{shown}");
+    assert!(!shown.contains(bytes.trim_matches(['[', ']'])) && !shown.contains("root"), "{shown}");
+}
+
+#[test]
 fn a_file_holds_pem_or_one_list_in_der_or_nothing() {
     let root = Authority::root("root");
     let (one, der) = (root.revokes(&[1]), root.revokes_der(&[1]));
