@@ -57,7 +57,7 @@ impl Proxy {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
         let output = || std::env::var_os("CAIRN_BENCH_VERBOSE").map_or_else(Stdio::null, |_| Stdio::inherit());
         let word = if mode == Mode::Waypoint { "waypoint" } else { "ztunnel" };
-        command.args(["proxy", word]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output());
+        command.arg(word).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output());
         command.env_clear().envs(std::env::vars_os().filter(|(key, _)| key == "PATH"));
         // As the stock manifests have it; certificates are from files, which are not what is measured.
         command.envs([

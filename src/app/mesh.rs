@@ -7,7 +7,7 @@ use crate::{
         xds,
     },
     model::{AuthorizationPolicy, Kind, Resource, ResourceKey, ResourceName},
-    runtime::{BlockReady, DrainWatch, Readiness},
+    runtime::{BlockReady, DrainWatch, Readiness, priority},
     state::{Change, Compile, SnapshotHandle, Store},
     telemetry,
 };
@@ -21,6 +21,10 @@ use tokio::sync::mpsc;
 
 /// How often files are looked at when nothing tells that they change: a change is served well within a second.
 const POLL: Duration = Duration::from_millis(250);
+
+/// Snapshots that were replaced are looked at again so long after the last change: no request that began before is
+/// likely to go on.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What the readiness listener calls that which waits for the control plane, as the reference does.
 const WAITING: &str = "state manager";
@@ -192,6 +196,8 @@ struct Follower<C: Compile> {
 enum Incoming {
     Manifests(Option<Batch>),
     ControlPlane(Option<xds::Update>),
+    /// Nothing for a while, and replaced snapshots are left.
+    Nothing,
 }
 
 impl<C: Compile> Follower<C> {
@@ -204,8 +210,10 @@ impl<C: Compile> Follower<C> {
             let incoming = tokio::select! {
                 batch = next(&mut batches) => Incoming::Manifests(batch),
                 update = next(&mut updates) => Incoming::ControlPlane(update),
+                () = tokio::time::sleep(SWEEP), if self.store.has_retired() => Incoming::Nothing,
             };
             let followed = match incoming {
+                Incoming::Nothing => self.with_store(Store::sweep).await.map(|(back, _)| back),
                 Incoming::Manifests(Some(batch)) => self.manifests(batch).await,
                 Incoming::ControlPlane(Some(update)) => self.control_plane(update).await,
                 Incoming::Manifests(None) => {
@@ -254,22 +262,28 @@ impl<C: Compile> Follower<C> {
         Some(back)
     }
 
-    /// Compiling is work for a core, not for a thread that carries traffic.
     async fn apply(self, changes: Vec<Change>) -> Option<(Self, u64)> {
         note(&self.policies, &changes);
-        let readiness = self.readiness.clone();
-        let applied = tokio::task::spawn_blocking(move || {
-            let mut this = self;
-            let version = this.store.apply(changes);
-            (this, version)
-        });
-        let Ok((back, version)) = applied.await else {
-            tracing::error!("compiling the mesh has failed; changes are no longer followed");
-            readiness.fail("compiling the mesh has failed");
-            return None;
-        };
+        let (back, version) = self.with_store(|store| store.apply(changes)).await?;
         telemetry::config_version(version);
         Some((back, version))
+    }
+
+    /// Compiling is work for a core that nobody else needs, not for a thread that carries traffic.
+    async fn with_store<T: Send + 'static>(self, work: impl FnOnce(&mut Store<C>) -> T + Send + 'static) -> Option<(Self, T)> {
+        let readiness = self.readiness.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            priority::give_way();
+            let mut this = self;
+            let done = work(&mut this.store);
+            (this, done)
+        });
+        if let Ok(done) = done.await {
+            return Some(done);
+        }
+        tracing::error!("compiling the mesh has failed; changes are no longer followed");
+        readiness.fail("compiling the mesh has failed");
+        None
     }
 }
 

@@ -3,6 +3,7 @@
 //! This room does not know what is started or drained; it only knows when and where.
 
 pub mod drain;
+pub mod priority;
 pub mod ready;
 pub mod signal;
 pub mod workers;

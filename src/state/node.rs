@@ -5,7 +5,11 @@ use crate::{
     authz::Ruleset,
     model::{GatewayAddress, Hostname, Name, ResourceName, Service, ServiceKey, Workload},
 };
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 mod compiler;
 mod gateways;
@@ -26,8 +30,29 @@ pub struct NodeSnapshot {
     addresses: SharedMap<IpAddr, Arc<NodeWorkload>>,
     workloads: SharedMap<Name, Arc<NodeWorkload>>,
     places: SharedMap<GatewayAddress, Arc<Upstream>>,
-    local: HashMap<Name, Arc<NodeWorkload>>,
-    local_names: HashMap<ResourceName, Vec<Arc<NodeWorkload>>>,
+    // Since the version before; none is listed where there are many.
+    moved: Option<HashSet<IpAddr>>,
+    // Shared with the snapshots before, as long as none of them changes.
+    local: Arc<Local>,
+}
+
+/// A proxy's own workloads.
+#[derive(Debug, Default)]
+struct Local {
+    by_uid: HashMap<Name, Arc<NodeWorkload>>,
+    by_name: HashMap<ResourceName, Vec<Arc<NodeWorkload>>>,
+}
+
+impl Local {
+    fn new(workloads: impl Iterator<Item = Arc<NodeWorkload>>) -> Self {
+        let mut local = Self::default();
+        for own in workloads {
+            let name = ResourceName { namespace: own.workload.namespace.clone(), name: own.workload.name.clone() };
+            local.by_name.entry(name).or_default().push(own.clone());
+            local.by_uid.insert(own.workload.uid.clone(), own);
+        }
+        local
+    }
 }
 
 /// A service as a client's proxy sees it.
@@ -139,6 +164,13 @@ impl NodeSnapshot {
         self.addresses.get(&address.to_canonical())
     }
 
+    /// Whether an address may be another workload's than in an earlier version. Cheap, for who has many
+    /// addresses to ask about at each version.
+    pub fn may_have_moved(&self, address: IpAddr, since: u64) -> bool {
+        let known = self.moved.as_ref().filter(|_| since + 1 == self.version);
+        since < self.version && known.is_none_or(|moved| moved.contains(&address.to_canonical()))
+    }
+
     /// A workload by uid.
     pub fn workload_by_uid(&self, uid: &str) -> Option<&Arc<NodeWorkload>> {
         self.workloads.get(uid)
@@ -162,16 +194,22 @@ impl NodeSnapshot {
 
     /// This proxy's own workloads.
     pub fn local_workloads(&self) -> impl Iterator<Item = &Arc<NodeWorkload>> {
-        self.local.values()
+        self.local.by_uid.values()
+    }
+
+    /// Whether this proxy's own workloads, and the policies for them, are those of another snapshot of
+    /// the same store.
+    pub fn has_same_local(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.local, &other.local)
     }
 
     /// One of this proxy's own workloads, by uid.
     pub fn local(&self, uid: &str) -> Option<&Arc<NodeWorkload>> {
-        self.local.get(uid)
+        self.local.by_uid.get(uid)
     }
 
     /// One of this proxy's own workloads, as a node agent names it.
     pub fn local_named(&self, name: &ResourceName, service_account: &str) -> Option<&Arc<NodeWorkload>> {
-        self.local_names.get(name)?.iter().find(|w| w.workload.identity.service_account() == service_account)
+        self.local.by_name.get(name)?.iter().find(|w| w.workload.identity.service_account() == service_account)
     }
 }

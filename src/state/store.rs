@@ -29,6 +29,8 @@ pub struct Store<C: Compile> {
     version: u64,
     handle: SnapshotHandle<C::Snapshot>,
     published: watch::Sender<u64>,
+    // Replaced, but perhaps still being read.
+    retired: Vec<Arc<C::Snapshot>>,
 }
 
 impl<C: Compile> fmt::Debug for Store<C> {
@@ -44,7 +46,7 @@ impl<C: Compile> Store<C> {
         let snapshot = compiler.compile(&directory, &Delta::default(), 0);
         let (published, version) = watch::channel(0);
         let handle = SnapshotHandle { current: Arc::new(ArcSwap::from_pointee(snapshot)), version };
-        Self { directory, compiler, version: 0, handle, published }
+        Self { directory, compiler, version: 0, handle, published, retired: Vec::new() }
     }
 
     /// Applies a batch and publishes one new snapshot; an empty batch publishes nothing.
@@ -63,10 +65,23 @@ impl<C: Compile> Store<C> {
         if any {
             self.version += 1;
             let snapshot = self.compiler.compile(&self.directory, &delta, self.version);
-            self.handle.current.store(Arc::new(snapshot));
+            self.retired.push(self.handle.current.swap(Arc::new(snapshot)));
             self.published.send_replace(self.version);
+            self.sweep();
         }
         self.version
+    }
+
+    /// Frees replaced snapshots that nobody reads any more; whether there are others. Who frees one frees
+    /// all that only it knew, fifty thousand workloads perhaps: no thread with traffic should.
+    pub fn sweep(&mut self) -> bool {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        self.has_retired()
+    }
+
+    /// Whether there are replaced snapshots that were still being read.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
     }
 
     /// What is kept.

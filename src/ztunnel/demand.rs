@@ -18,8 +18,8 @@ use std::{
 /// How far one thing may lead to the next: a service, its waypoint, that one's gateway, and room for
 /// what changes meanwhile.
 const STEPS: usize = 8;
-/// How long a connection waits to learn who its peer is.
-const PEER_WAIT: Duration = Duration::from_secs(2);
+/// How long a CONNECT waits to learn what it asks for.
+const TARGET_WAIT: Duration = Duration::from_secs(2);
 
 impl Shared {
     /// The snapshot in which everything is known that decides where `dst` leads for `source`. Waits for
@@ -29,26 +29,38 @@ impl Shared {
         self.asking(snapshot, |snapshot| of_destination(snapshot, &self.config.network, &source.namespace, dst)).await
     }
 
-    /// The snapshot in which a peer is known, and what it asks for with a CONNECT. For reports mostly: an
-    /// absent control plane holds nobody up for long.
-    pub(super) async fn knowing_peer(
+    /// The snapshot in which is known what a CONNECT to `here` asks for. Without it the CONNECT is refused,
+    /// so an absent control plane holds nobody up for long.
+    pub(super) async fn knowing_target(
         &self,
         snapshot: Arc<NodeSnapshot>,
         local: &Workload,
-        peer: IpAddr,
-        target: Option<&ConnectTarget>,
+        here: IpAddr,
+        target: &ConnectTarget,
     ) -> Arc<NodeSnapshot> {
-        let asking = self.asking(snapshot, |snapshot| of_peer(snapshot, &self.config.network, local, peer, target));
-        tokio::time::timeout(PEER_WAIT, asking).await.unwrap_or_else(|_| self.mesh.load())
+        let asking = self.asking(snapshot, |snapshot| of_target(snapshot, &self.config.network, local, here, target));
+        tokio::time::timeout(TARGET_WAIT, asking).await.unwrap_or_else(|_| self.mesh.load())
+    }
+
+    /// Has a peer told of, if nobody knows who it is. That is for reports only, so nobody waits for it.
+    pub(super) fn ask_who(&self, snapshot: &NodeSnapshot, peer: IpAddr) {
+        if let Some(demand) = self.demand.as_ref().filter(|_| snapshot.workload(peer).is_none()) {
+            demand.ask(address(&self.config.network, peer));
+        }
     }
 
     /// Has the workload that we serve told of, whoever its neighbours are.
     pub(super) async fn knowing_local(&self) {
         if let Some(demand) = &self.demand {
             let name = &self.local.name;
-            // As istiod makes it of a pod.
-            let uid = format!("{}//Pod/{}/{}", self.config.cluster, name.namespace, name.name);
-            demand.fetch(Key::Workload(uid.into())).await;
+            // As istiod makes it of a pod, and of a machine that has joined.
+            for kind in ["/Pod", "networking.istio.io/WorkloadEntry"] {
+                let uid = format!("{}/{kind}/{}/{}", self.config.cluster, name.namespace, name.name);
+                demand.fetch(Key::Workload(uid.into())).await;
+                if self.local.of(&self.mesh.load()).is_some() {
+                    return;
+                }
+            }
         }
     }
 
@@ -129,17 +141,14 @@ fn places_of(service: &NodeService, port: u16) -> Vec<GatewayAddress> {
     weighted.chain(bound).chain(gateways).collect()
 }
 
-fn of_peer(snapshot: &NodeSnapshot, network: &Name, local: &Workload, peer: IpAddr, target: Option<&ConnectTarget>) -> Vec<Key> {
-    let peer = snapshot.workload(peer).is_none().then(|| address(network, peer));
-    let target = match target {
-        None => Vec::new(),
-        Some(ConnectTarget::Host(host, _)) => of_host(snapshot, local, host),
-        Some(ConnectTarget::Address(at)) => {
-            let unknown = snapshot.workload(at.ip()).is_none() && snapshot.service(at.ip(), &local.namespace).is_none();
-            unknown.then(|| address(network, at.ip())).into_iter().collect()
-        }
-    };
-    peer.into_iter().chain(target).collect()
+/// What is not known of the target of a CONNECT. Another address than that of the tunnel may be of
+/// somebody whose waypoint we are: who that is, its places tell.
+fn of_target(snapshot: &NodeSnapshot, network: &Name, local: &Workload, here: IpAddr, target: &ConnectTarget) -> Vec<Key> {
+    match target {
+        ConnectTarget::Host(host, _) => of_host(snapshot, local, host),
+        ConnectTarget::Address(at) if at.ip() == here => Vec::new(),
+        ConnectTarget::Address(at) => of_destination(snapshot, network, &local.namespace, *at),
+    }
 }
 
 /// The services that a peer may mean by a host name: those that lead to our workload, which says itself

@@ -11,12 +11,17 @@ use std::{collections::BTreeSet, sync::Arc};
 /// Follows the workloads of the node until the store is gone.
 pub async fn follow_identities(mesh: SnapshotHandle<NodeSnapshot>, keeper: Arc<Keeper>) {
     let mut published = mesh.published();
-    let mut known = BTreeSet::new();
+    let (mut known, mut seen) = (BTreeSet::new(), None::<Arc<NodeSnapshot>>);
     loop {
-        let now = identities(&mesh.load());
-        now.difference(&known).for_each(|identity| keeper.prefetch(identity));
-        known.difference(&now).for_each(|identity| keeper.forget(identity));
-        known = now;
+        let snapshot = mesh.load();
+        // Nearly all that changes is elsewhere.
+        if !seen.as_ref().is_some_and(|seen| seen.has_same_local(&snapshot)) {
+            let now = identities(&snapshot);
+            now.difference(&known).for_each(|identity| keeper.prefetch(identity));
+            known.difference(&now).for_each(|identity| keeper.forget(identity));
+            known = now;
+        }
+        seen = Some(snapshot);
         if !published.changed().await {
             return;
         }

@@ -173,7 +173,8 @@ async fn admitted(
 ) -> Result<(Arc<NodeSnapshot>, Arc<NodeWorkload>, Admitted), Refusal> {
     let target = admit::target(connect)?;
     let (snapshot, local) = shared.world().await.ok_or(Refusal::UnknownWorkload)?;
-    let snapshot = shared.knowing_peer(snapshot, &local.workload, tunnel.peer.ip(), Some(&target)).await;
+    shared.ask_who(&snapshot, tunnel.peer.ip());
+    let snapshot = shared.knowing_target(snapshot, &local.workload, tunnel.local.ip(), &target).await;
     let admitted = admit::admit(&snapshot, here(shared, tunnel, &local), &target)?;
     Ok((snapshot, local, admitted))
 }

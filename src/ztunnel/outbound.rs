@@ -267,7 +267,8 @@ impl<'a> Client<'a> {
             if resolve::leads_back(source, &resolved.next) {
                 return Err((Box::new(resolved), OpenError::Loop));
             }
-            if resolve::leads_around(&self.shared.mesh.load(), source, &resolved.next) {
+            let snapshot = self.shared.knowing(self.shared.mesh.load(), self.workload, resolved.next.address()).await;
+            if resolve::leads_around(&snapshot, source, &resolved.next) {
                 return Err((Box::new(resolved), Unresolved::Around.into()));
             }
         }

@@ -56,7 +56,7 @@ async fn connect(shared: &Arc<Shared>, peer: SocketAddr, dst: SocketAddr) -> Opt
         refuse("the local workload is not known");
         return None;
     };
-    let snapshot = shared.knowing_peer(snapshot, &local.workload, peer.ip(), None).await;
+    shared.ask_who(&snapshot, peer.ip());
     let connection = open(shared, &snapshot, &local, (peer, dst), started);
     let tracked = shared.tracker.track(Subject { identity: None, source: peer.ip(), destination: dst });
     if let Err(denied) = shared.judge(&tracked, &local) {

@@ -114,7 +114,8 @@ async fn forget(shared: &Shared) {
             let before = who(&last);
             before.is_none() || before == who(&now)
         };
-        shared.pools.iter().for_each(|pool| pool.retain(|key| is_same(key.address().ip())));
+        let is_kept = |ip: IpAddr| !now.may_have_moved(ip, last.version) || is_same(ip);
+        shared.pools.iter().for_each(|pool| pool.retain(|key| is_kept(key.address().ip())));
         last = now;
     }
 }

@@ -177,9 +177,14 @@ impl Drop for Tracked {
 /// not know the workload, the last judgement stands.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut published = shared.mesh.published();
+    // Most snapshots are about somebody else: the rules are then the same copy.
+    let mut last = None;
     while published.changed().await {
-        if let Some(local) = shared.local.of(&shared.mesh.load()) {
+        if let Some(local) = shared.local.of(&shared.mesh.load())
+            && !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &local.rules))
+        {
             shared.tracker.rejudge(&local.rules);
+            last = Some(local.rules.clone());
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::support::{
     soon,
 };
 use cairn::{
-    demo::control_plane::{CertificateRequest, Certificates, Kind, Observed, Options},
+    demo::control_plane::{Certificates, Kind, Observed, Options},
     model::Workload,
 };
 use http::StatusCode;

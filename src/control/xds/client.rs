@@ -110,7 +110,7 @@ pub fn client(config: Config) -> (Client, Demand, Status) {
     let types = config.types;
     let (demand, asked) = demand::new(types.on_demand);
     let (reporter, status) = Reporter::new(types.unasked().collect());
-    let resources = Arc::new(Mutex::new(Resources::new(config.decode.clone(), types.on_demand)));
+    let resources = Arc::new(Mutex::new(Resources::new(config.decode.clone(), types)));
     let client = Client {
         config,
         resources,

@@ -3,8 +3,8 @@
 //! A key is subscribed to with the first caller that asks, and all who ask share the answer. A
 //! subscription stays: the server goes on telling what becomes of what it has found. What it has not
 //! found it need not tell about later (an address that a new pod takes over is news under the pod's name
-//! only), so a key that is asked for again after a while is subscribed to again, which has the server
-//! answer again.
+//! only), so a key that is asked for again after a while is given up and subscribed to anew, which has the
+//! server answer again: to a subscription that it has already it says nothing.
 
 use crate::model::{Name, ServiceKey};
 use std::{
@@ -56,11 +56,12 @@ impl fmt::Display for Key {
 #[derive(Debug, Clone)]
 pub struct Demand(Option<Arc<Shared>>);
 
-/// The client's end: what was asked, and where answers go. When it is dropped, nobody waits any longer.
+/// The client's end: what was asked, and where answers go. When it is dropped, nobody answers any more.
 #[derive(Debug)]
 pub(super) struct Asked(Option<Arc<Shared>>);
 
-/// Changes of subscriptions.
+/// Changes of subscriptions. Of a message only one of both is filled: a server may take a name that stands
+/// in both for one that nothing is meant to happen to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Subscriptions {
     pub(super) subscribe: Vec<Name>,
@@ -81,7 +82,6 @@ struct Keys {
     /// Not yet told the server.
     untold: Subscriptions,
     connected: bool,
-    closed: bool,
 }
 
 #[derive(Debug)]
@@ -112,12 +112,22 @@ impl Demand {
 
     /// Waits until the control plane has said what it knows of `key`, and that is in force: at once when it
     /// has said so a moment ago, when it has said so before and is away now, and when everything is told
-    /// without asking. Has no bound of its own. Cancel safe: the answer is then kept for who asks next.
+    /// without asking. Has no bound of its own, and never ends when the client is gone: what was not said is
+    /// not known. Cancel safe: the answer is then kept for who asks next.
     pub async fn fetch(&self, key: Key) {
         let Some(shared) = &self.0 else { return };
         if let Some(mut answered) = shared.ask(key) {
             // An error is the answer: the sender is gone.
             while answered.changed().await.is_ok() {}
+        }
+    }
+}
+
+impl Demand {
+    /// Asks as [`fetch`](Self::fetch) does, and waits for nothing.
+    pub fn ask(&self, key: Key) {
+        if let Some(shared) = &self.0 {
+            drop(shared.ask(key));
         }
     }
 }
@@ -137,19 +147,30 @@ impl Shared {
             Some(State::Answered { found, .. }) => Some(*found),
             None => None,
         };
-        if keys.closed {
-            return None;
-        }
         if keys.known.len() >= MANY.max(2 * keys.left) {
             keys.give_up();
         }
         let (done, answered) = watch::channel(());
         keys.known.insert(name.clone(), State::Pending { before, done });
-        keys.untold.unsubscribe.retain(|given_up| *given_up != name);
+        if before.is_some() {
+            keys.untold.unsubscribe.push(name.clone());
+        }
         keys.untold.subscribe.push(name);
         drop(keys);
         self.asked.notify_one();
         Some(answered)
+    }
+}
+
+impl Subscriptions {
+    /// The next message: what is given up before what is asked for.
+    fn next(&mut self) -> Option<Self> {
+        let next = match (self.unsubscribe.is_empty(), self.subscribe.is_empty()) {
+            (false, _) => Self { unsubscribe: mem::take(&mut self.unsubscribe), ..Self::default() },
+            (true, false) => mem::take(self),
+            (true, true) => return None,
+        };
+        Some(next)
     }
 }
 
@@ -171,13 +192,13 @@ impl Keys {
 }
 
 impl Asked {
-    /// Waits for what the server has not been told yet. Cancel safe.
+    /// Waits for what the server has not been told yet: one message of it. Cancel safe.
     pub(super) async fn changed(&self) -> Subscriptions {
         let Some(shared) = &self.0 else { return std::future::pending().await };
         loop {
-            let untold = mem::take(&mut shared.lock().untold);
-            if untold != Subscriptions::default() {
-                return untold;
+            let next = shared.lock().untold.next();
+            if let Some(next) = next {
+                return next;
             }
             shared.asked.notified().await;
         }
@@ -253,9 +274,6 @@ impl Answers {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        if let Some(shared) = &self.0 {
-            let mut keys = shared.lock();
-            *keys = Keys { closed: true, ..Keys::default() };
-        }
+        self.disconnected();
     }
 }

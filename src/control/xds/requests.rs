@@ -14,27 +14,25 @@ use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
 
-/// A request stays below: gRPC servers take 4 MB unless they are told otherwise.
-const LONGEST: usize = 3 << 20;
+/// A request stays below, the node aside: gRPC servers take 4 MiB unless they are told otherwise.
+const LONGEST: usize = 4_000_000;
 /// What an answer says about resources that were rejected stays below.
 const LONGEST_DETAIL: usize = 64 << 10;
 const EVERYTHING: &str = "*";
 
-/// How a stream begins.
-#[derive(Debug, Default)]
-pub(super) struct Opening {
-    pub(super) requests: Vec<Bytes>,
-    /// The types of which the server is not told what we have, see [`unlisted`].
-    pub(super) untold: Vec<ResourceType>,
-}
-
 /// Opens a stream: each type with what is known of it, and `demanded` subscribed to again.
-pub(super) fn opening(resources: &mut Resources, types: Types, node: &Node, demanded: &[Name]) -> Opening {
+///
+/// Naming all of a very large mesh with its versions may pass what servers take as one message, and only
+/// the first message may do so. The server is then told nothing, and answers with everything, in one
+/// response as istiod gives each answer: what that does not list is gone. (To ask for the rest by name
+/// would be answered too, but for whoever is subscribed to everything some versions of istiod take what is
+/// asked for by name for all that there is.)
+pub(super) fn opening(resources: &mut Resources, types: Types, node: &Node, demanded: &[Name]) -> Vec<Bytes> {
     opening_within(resources, types, node, demanded, LONGEST)
 }
 
-pub(super) fn opening_within(resources: &mut Resources, types: Types, node: &Node, demanded: &[Name], limit: usize) -> Opening {
-    let mut opening = Opening::default();
+pub(super) fn opening_within(resources: &mut Resources, types: Types, node: &Node, demanded: &[Name], limit: usize) -> Vec<Bytes> {
+    let mut opening = Vec::new();
     for what in types.all() {
         let table = resources.table(what);
         table.begin();
@@ -45,14 +43,14 @@ pub(super) fn opening_within(resources: &mut Resources, types: Types, node: &Nod
                 // Each name that is subscribed to is answered, with the resource or with its removal.
                 None => (BTreeMap::new(), table.names().chain(demanded).cloned().collect()),
             };
-            opening.requests.extend(on_demand(first, versions, names, limit));
+            opening.extend(on_demand(first, versions, names, limit));
             continue;
         }
         let versions = table.versions(limit);
         if versions.is_none() {
-            opening.untold.push(what);
+            table.expect_everything();
         }
-        opening.requests.push(encode(&DeltaDiscoveryRequest { initial_resource_versions: versions.unwrap_or_default(), ..first }));
+        opening.push(encode(&DeltaDiscoveryRequest { initial_resource_versions: versions.unwrap_or_default(), ..first }));
     }
     opening
 }
@@ -86,18 +84,6 @@ fn on_demand(
         ..first
     };
     [encode(&first)].into_iter().chain(parts.into_iter().map(|names| encode(&subscribe_to(ResourceType::Address, names))))
-}
-
-/// Asks for the resources of a type by name that this stream has not listed.
-///
-/// Naming all of 50 000 resources with their versions would pass what servers take as one message, and
-/// only the first message may do so. Without, the server tells everything, which says nothing about what is
-/// gone. So whatever it has not listed in its first answer is subscribed to by name, on top of everything
-/// that is subscribed to anyway: each of these is then answered, with the resource or with its removal.
-/// Nothing is ever taken for removed because it has not been heard of yet.
-pub(super) fn unlisted(resources: &mut Resources, what: ResourceType) -> Vec<Bytes> {
-    let names: Vec<Name> = resources.table(what).unlisted().cloned().collect();
-    parts(names, LONGEST).into_iter().map(|names| encode(&subscribe_to(what, names))).collect()
 }
 
 /// Names, so many together as a request may carry.

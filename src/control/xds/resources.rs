@@ -1,7 +1,7 @@
 //! What the control plane has told so far, by the names that it uses, and what a response changes.
 
 use super::{
-    client::Rejection,
+    client::{Rejection, Types},
     decode::{self, Decoder, Rejected},
     table::{Entry, Table, other_spelling},
 };
@@ -42,6 +42,8 @@ pub(super) struct Resources {
     decoder: Decoder,
     addresses: Table,
     policies: Table,
+    // What was not subscribed to belongs to another source.
+    types: Types,
     // Only answers that somebody may wait for are worth a list.
     on_demand: bool,
     /// Where the latest response was read.
@@ -71,12 +73,13 @@ pub(super) struct Batch {
 }
 
 impl Resources {
-    pub(super) fn new(config: decode::Config, on_demand: bool) -> Self {
+    pub(super) fn new(config: decode::Config, types: Types) -> Self {
         Self {
             decoder: Decoder::new(config),
             addresses: Table::default(),
             policies: Table::default(),
-            on_demand,
+            types,
+            on_demand: types.on_demand,
             #[cfg(test)]
             read_on: None,
         }
@@ -102,7 +105,7 @@ impl Resources {
         }
         let DeltaDiscoveryResponse { system_version_info: _, resources, type_url: url, nonce, removed_resources } =
             DeltaDiscoveryResponse::decode(message)?;
-        let what = ResourceType::of(&url);
+        let what = ResourceType::of(&url).filter(|what| self.types.all().any(|asked| asked == *what));
         let batch = what.map(|what| self.take(what, resources, removed_resources)).unwrap_or_default();
         Ok(Response { url, what, nonce, batch })
     }
@@ -126,6 +129,7 @@ impl Resources {
         for (name, entry) in staged {
             table.insert(&name, entry);
         }
+        orphans.extend(table.end_of_everything());
         orphans.retain(|key| !keys.contains(key));
         table.retain_unheld(&mut orphans);
         batch.changes.extend(orphans.into_iter().map(Change::Remove));
@@ -151,10 +155,6 @@ impl Reading {
     fn resource(&mut self, resources: &mut Resources, what: ResourceType, resource: Resource) {
         let Resource { version, resource: content, mut name, aliases } = resource;
         let on_demand = resources.on_demand;
-        if on_demand {
-            self.batch.found.push(name.clone());
-            self.batch.found.extend(aliases);
-        }
         let decoded = match self.content(what, &name, content) {
             Ok(value) => match what {
                 ResourceType::Address => resources.decoder.address(&name, value),
@@ -162,6 +162,11 @@ impl Reading {
             },
             Err(reason) => Err(Rejected { reason, denying: None }),
         };
+        // What is rejected is there, but nobody knows what it is: who asks for it goes on waiting.
+        if decoded.is_ok() && on_demand {
+            self.batch.found.push(name.clone());
+            self.batch.found.extend(aliases);
+        }
         if let Ok(decoded) = &decoded
             && let Some(usual) = other_spelling(&name, &decoded.key())
         {

@@ -3,10 +3,10 @@
 use super::{
     client::{Client, Update},
     codec::Raw,
-    requests::{self, Opening},
+    requests,
     resources::{ResourceType, Resources, Response},
 };
-use crate::transport::grpc::GrpcError;
+use crate::{runtime::priority, transport::grpc::GrpcError};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::uri::PathAndQuery;
@@ -14,19 +14,19 @@ use prost::DecodeError;
 use std::{
     error::Error,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinError,
-};
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Extensions, Request, Status, Streaming, client::Grpc, metadata::MetadataMap, transport::Channel};
 
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// What a message may take: a large mesh comes in one.
 const LONGEST: usize = 200 << 20;
+/// A message up to here is no work to speak of.
+const SHORT: usize = 16 << 10;
 /// Requests that wait for the server to read them. It is not kept from sending unless it has so many to
 /// read: there is one for each of its responses, and one for all demands that come meanwhile.
 const QUEUE: usize = 64;
@@ -62,8 +62,8 @@ pub(super) enum End {
 pub(super) enum Unreadable {
     #[error("the control plane has sent what is no response: {0}")]
     Response(#[from] DecodeError),
-    #[error("reading a response has failed: {0}")]
-    Panic(#[from] JoinError),
+    #[error("reading a response has failed")]
+    Panic,
 }
 
 impl Client {
@@ -80,7 +80,7 @@ impl Client {
     async fn follow_stream(&mut self, updates: &mpsc::Sender<Update>, delivered: &mut bool) -> Result<(), End> {
         let metadata = self.config.server.credentials.metadata().await?;
         let channel = self.config.server.connect().await?;
-        let Opening { requests: first, mut untold } = self.opening().await?;
+        let first = self.opening().await?;
         let (requests, outgoing) = mpsc::channel(QUEUE);
         // A server may answer no sooner than it has something to say: demands go out before.
         let mut responses = self.demanding(&requests, open(channel, metadata, first, outgoing)).await.map_err(End::Failed)?;
@@ -90,22 +90,15 @@ impl Client {
         while let Some(message) = self.demanding(&requests, responses.message()).await.map_err(End::Failed)? {
             let taken = self.demanding(&requests, self.take(message, updates, delivered)).await?;
             send(&requests, taken.answer).await;
-            let Some(what) = taken.what else { continue };
-            if taken.whole {
+            if let Some(what) = taken.what.filter(|_| taken.whole) {
                 self.reporter.acknowledged(what);
-            }
-            if untold.contains(&what) {
-                untold.retain(|untold| *untold != what);
-                for request in self.with_resources(move |resources| requests::unlisted(resources, what)).await? {
-                    send(&requests, request).await;
-                }
             }
         }
         Ok(())
     }
 
     /// What to begin a stream with.
-    async fn opening(&self) -> Result<Opening, Unreadable> {
+    async fn opening(&self) -> Result<Vec<Bytes>, Unreadable> {
         let (types, node, demanded) = (self.config.types, self.config.node.clone(), self.asked.all());
         self.with_resources(move |resources| requests::opening(resources, types, &node, &demanded)).await
     }
@@ -133,8 +126,7 @@ impl Client {
     /// Takes one response over, until it is in force.
     async fn take(&self, message: Bytes, updates: &mpsc::Sender<Update>, delivered: &mut bool) -> Result<Taken, End> {
         let size = message.len();
-        let read = self.with_resources(move |resources| resources.read(message)).await?;
-        let Response { url, what, nonce, batch } = read.map_err(Unreadable::Response)?;
+        let Response { url, what, nonce, batch } = self.read(message).await?;
         *delivered = true;
         self.metrics_of(what).message(size, batch.rejected.len());
         if what.is_none() {
@@ -157,11 +149,24 @@ impl Client {
         Ok(Taken { what, whole, answer })
     }
 
+    /// What a message says. A short one is read sooner than another thread is woken.
+    async fn read(&self, message: Bytes) -> Result<Response, Unreadable> {
+        if message.len() > SHORT {
+            return Ok(self.with_resources(move |resources| resources.read(message)).await??);
+        }
+        let read = || self.resources.lock().unwrap_or_else(PoisonError::into_inner).read(message);
+        let read = catch_unwind(AssertUnwindSafe(read)).map_err(|_| Unreadable::Panic)?;
+        Ok(read?)
+    }
+
     /// Work on resources, which takes as long as there are many, is for a thread that carries no traffic.
     async fn with_resources<T: Send + 'static>(&self, work: impl FnOnce(&mut Resources) -> T + Send + 'static) -> Result<T, Unreadable> {
         let resources = Arc::clone(&self.resources);
-        let done = tokio::task::spawn_blocking(move || work(&mut resources.lock().unwrap_or_else(PoisonError::into_inner)));
-        Ok(done.await?)
+        let done = tokio::task::spawn_blocking(move || {
+            priority::give_way();
+            work(&mut resources.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        done.await.map_err(|_| Unreadable::Panic)
     }
 }
 

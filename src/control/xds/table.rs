@@ -39,6 +39,8 @@ impl Entry {
 pub(super) struct Table {
     entries: HashMap<Name, Entry>,
     stream: u32,
+    /// The server was not told what we have: its next answer is everything that there is.
+    is_everything_due: bool,
     /// Whether there ever was a name that is not the usual spelling of what it stands for: only then two may
     /// stand for the same.
     unusual: bool,
@@ -52,6 +54,21 @@ impl Table {
     /// A new stream begins, on which nothing was listed so far.
     pub(super) fn begin(&mut self) {
         self.stream = self.stream.wrapping_add(1);
+        self.is_everything_due = false;
+    }
+
+    /// The server is not told what we have.
+    pub(super) fn expect_everything(&mut self) {
+        self.is_everything_due = true;
+    }
+
+    /// At the end of a response: if that was everything, what it has not listed is gone, and forgotten.
+    pub(super) fn end_of_everything(&mut self) -> Vec<ResourceKey> {
+        if !std::mem::take(&mut self.is_everything_due) {
+            return Vec::new();
+        }
+        let stream = self.stream;
+        self.entries.extract_if(|_, entry| entry.stream != stream).map(|(_, entry)| entry.key).collect()
     }
 
     pub(super) fn insert(&mut self, name: &str, entry: Entry) {
@@ -106,15 +123,10 @@ impl Table {
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
         self.entries.keys()
     }
-
-    /// The names that this stream has not listed so far.
-    pub(super) fn unlisted(&self) -> impl Iterator<Item = &Name> {
-        self.entries.iter().filter(|(_, entry)| entry.stream != self.stream).map(|(name, _)| name)
-    }
 }
 
-/// What an entry of a map takes in a message besides its two texts, at most.
-pub(super) const ENTRY: usize = 16;
+/// What an entry of a map takes in a message besides its two texts of less than 16 KiB.
+pub(super) const ENTRY: usize = 10;
 
 /// The usual name of a resource, unless `name` is that. The model's is normalised, a server's need not be.
 pub(super) fn other_spelling(name: &str, key: &ResourceKey) -> Option<String> {

@@ -176,7 +176,10 @@ impl AdsStream {
                 watching.everything(table)
             }
             Some(_) if message.resource_names_subscribe.is_empty() && message.resource_names_unsubscribe.is_empty() => return,
-            Some(watching) => watching.change(message, table),
+            Some(watching) => match watching.change(message, table) {
+                Some(answer) => answer,
+                None => return,
+            },
         };
         drop(tables);
         self.say(kind, resources, removed);
@@ -267,16 +270,23 @@ impl Watching {
         (resources, removed)
     }
 
-    /// Other names; what is asked for is answered even if the client has it.
-    fn change(&mut self, message: DeltaDiscoveryRequest, table: &Table) -> (Vec<Resource>, Vec<String>) {
-        for key in &message.resource_names_unsubscribe {
+    /// Other names; what is asked for anew is answered even if the client has it. As with istiod, there is
+    /// no answer to names that are subscribed to already, and a name that is asked for and given up in one
+    /// message stays what it was.
+    fn change(&mut self, message: DeltaDiscoveryRequest, table: &Table) -> Option<(Vec<Resource>, Vec<String>)> {
+        let (wanted, unwanted) = (message.resource_names_subscribe, message.resource_names_unsubscribe);
+        for key in unwanted.iter().filter(|key| !wanted.contains(key)) {
             self.is_wildcard &= key != "*";
             self.keys.remove(key);
             self.has.remove(key.as_str());
         }
+        let new: Vec<String> = wanted.into_iter().filter(|key| !unwanted.contains(key) && !self.keys.contains(key)).collect();
+        if new.is_empty() {
+            return None;
+        }
         let (mut resources, mut removed) = (Vec::new(), Vec::new());
         let mut said = BTreeSet::new();
-        for key in message.resource_names_subscribe {
+        for key in new {
             let meant = table.meant_by(&key);
             if meant.is_empty() {
                 removed.push(key.clone());
@@ -286,7 +296,7 @@ impl Watching {
             }
             self.keys.insert(key);
         }
-        (resources, removed)
+        Some((resources, removed))
     }
 
     /// What of these names is news to the client.

@@ -1,6 +1,6 @@
 //! Compiling for a ztunnel: what a batch has touched, and nothing else.
 
-use super::{NodeService, NodeSnapshot, NodeWorkload, Owners, Ranges, WaypointRoute, gateways::Gateways, places::Places};
+use super::{Local, NodeService, NodeSnapshot, NodeWorkload, Owners, Ranges, WaypointRoute, gateways::Gateways, places::Places};
 use crate::{
     authz::{Layer, Ruleset},
     model::{
@@ -47,6 +47,8 @@ impl Own {
 /// Makes traffic to the services of a namespace depend on the waypoint that they name: without it
 /// they are not reached.
 const REQUIRE_WAYPOINT: &str = "cairn.dev/require-waypoint";
+/// So many changed addresses are told one by one.
+const FEW: usize = 256;
 
 /// Compiles for a ztunnel. Keeps what it compiled: what no change touches costs nothing.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub struct NodeCompiler {
     own: Own,
     // Uids of those that are there.
     local: BTreeSet<Name>,
+    // What of them was published; `None`: they have changed since.
+    published: Option<Arc<Local>>,
     upstreams: Upstreams,
     gateways: Gateways,
     places: Places,
@@ -81,6 +85,7 @@ impl NodeCompiler {
             require_waypoint: false,
             own,
             local: BTreeSet::new(),
+            published: None,
             upstreams: Upstreams::new(Reach::Anywhere),
             gateways: Gateways::default(),
             places: Places::default(),
@@ -141,8 +146,9 @@ impl Compile for NodeCompiler {
             (host, owners)
         }));
         let workload = |owner: Option<&Arc<Workload>>| owner.and_then(|owner| self.workloads.get(&owner.uid)).cloned();
+        let moved = (dirty.addresses.len() <= FEW).then(|| dirty.addresses.clone());
         self.by_address.apply(dirty.addresses.into_iter().map(|address| (address, workload(directory.workload(address)))));
-        self.snapshot(version)
+        self.snapshot(version, moved)
     }
 
     /// Neither routes nor policies with `targetRefs`: those are for waypoints.
@@ -234,9 +240,12 @@ impl NodeCompiler {
         match new.as_ref().filter(|new| self.own.contains(&new.workload)) {
             Some(_) => {
                 self.local.insert(uid.clone());
+                self.published = None;
             }
             None => {
-                self.local.remove(uid);
+                if self.local.remove(uid) {
+                    self.published = None;
+                }
                 self.rules.remove(uid);
                 self.missing.remove(uid);
             }
@@ -255,14 +264,10 @@ impl NodeCompiler {
         }
     }
 
-    fn snapshot(&self, version: u64) -> NodeSnapshot {
-        let mut local_names: HashMap<ResourceName, Vec<Arc<NodeWorkload>>> = HashMap::new();
-        let local: HashMap<_, _> =
-            self.local.iter().filter_map(|uid| self.workloads.get(uid)).map(|own| (own.workload.uid.clone(), own.clone())).collect();
-        for own in local.values() {
-            let name = ResourceName { namespace: own.workload.namespace.clone(), name: own.workload.name.clone() };
-            local_names.entry(name).or_default().push(own.clone());
-        }
+    fn snapshot(&mut self, version: u64, moved: Option<HashSet<IpAddr>>) -> NodeSnapshot {
+        let (uids, workloads) = (&self.local, &self.workloads);
+        let own = || Arc::new(Local::new(uids.iter().filter_map(|uid| workloads.get(uid)).cloned()));
+        let local = self.published.get_or_insert_with(own).clone();
         NodeSnapshot {
             version,
             services: self.by_vip.clone(),
@@ -271,8 +276,8 @@ impl NodeCompiler {
             addresses: self.by_address.clone(),
             workloads: self.workloads.clone(),
             places: self.places.found(),
+            moved,
             local,
-            local_names,
         }
     }
 

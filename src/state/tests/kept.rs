@@ -114,3 +114,33 @@ fn a_ztunnel_keeps_neither_routes_nor_policies_of_waypoints() {
     assert_eq!((store.mesh().routes.len(), store.mesh().policies.len()), (0, 1));
     assert_eq!(store.handle().load().local(&local).unwrap().rules.len(), 1);
 }
+
+#[test]
+fn who_reads_a_replaced_snapshot_does_not_free_it() {
+    let mut store = Store::new(NodeCompiler::new(Own::Node(None), "istio-system"));
+    let read = store.handle().load();
+    store.apply([Change::Upsert(Resource::from(pod("app", "a", 1)))]);
+    assert!(store.has_retired() && store.sweep(), "it is being read");
+    let weak = Arc::downgrade(&read);
+    drop(read);
+    assert!(weak.upgrade().is_some());
+    assert!(!store.sweep() && weak.upgrade().is_none());
+    store.apply([Change::Upsert(Resource::from(pod("app", "b", 2)))]);
+    assert!(!store.has_retired(), "nobody reads it");
+}
+
+#[test]
+fn what_an_address_may_have_become_is_told_from_one_version_to_the_next() {
+    let mut store = Store::new(NodeCompiler::new(Own::Node(None), ROOT));
+    let mut change = |resources: Vec<Resource>| {
+        store.apply(resources.into_iter().map(Change::Upsert));
+        store.handle().load()
+    };
+    let (one, two) = (pod("app", "a", 1), pod("app", "b", 2));
+    let at = |pod: &Workload| pod.addresses[0];
+    let first = change(vec![Resource::from(one.clone())]);
+    assert!(first.may_have_moved(at(&one), 0) && !first.may_have_moved(at(&two), 0) && !first.may_have_moved(at(&one), 1));
+    let second = change(vec![Resource::from(two.clone())]);
+    assert!(!second.may_have_moved(at(&one), 1) && second.may_have_moved(at(&two), 1));
+    assert!(second.may_have_moved(at(&one), 0), "nobody knows over two versions");
+}

@@ -10,6 +10,15 @@ fn short(ttl: u64) -> impl FnOnce(Options) -> Options {
     move |options| Options { max_ttl: Duration::from_secs(ttl), intermediate: true, ..options }
 }
 
+/// Whether all three of a [`Path`] have asked so often since.
+pub fn each_has_asked(observed: &Observed, since: usize, times: usize) -> bool {
+    let of = |account: &str| {
+        let asked = observed.certificates[since..].iter().filter_map(|c| c.identity.as_ref());
+        asked.filter(|identity| identity.service_account() == account).count()
+    };
+    ["client", "echo", "waypoint"].into_iter().all(|account| of(account) >= times)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn roots_change_under_load_without_a_failed_request() {
     let path = Path::with(short(4)).await;
@@ -19,14 +28,7 @@ async fn roots_change_under_load_without_a_failed_request() {
         // Each step is taken only when all three have had certificates of the one before.
         let asked = plane.observed().certificates.len();
         plane.rotate().unwrap();
-        let everybody = |o: &Observed| {
-            ["client", "echo", "waypoint"].iter().all(|account| {
-                let renewed =
-                    o.certificates[asked..].iter().filter(|c| c.identity.as_ref().is_some_and(|i| i.service_account() == *account));
-                renewed.count() >= 2
-            })
-        };
-        soon(&format!("everybody has renewed in step {step}"), plane.wait_for(everybody)).await;
+        soon(&format!("everybody has renewed in step {step}"), plane.wait_for(|o| each_has_asked(o, asked, 2))).await;
         load.more(5).await;
     }
     assert_eq!(load.stop().await, Vec::<String>::new());
@@ -44,6 +46,37 @@ async fn without_the_ca_certificates_run_out_and_connections_fail_until_it_is_ba
     path.client.logs("the CA is down").await;
     path.istiod.plane.faults().certificates(Certificates::Sign);
     eventually("it works again", async || path.get().await.as_deref() == Ok("echo-v1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_fails_takes_nothing_away_that_is_good() {
+    let path = Path::with(short(12)).await;
+    let plane = &path.istiod.plane;
+    let load = path.client.load(path.vip(), 1);
+    load.more(5).await;
+    for fault in [Certificates::Empty, Certificates::Sign] {
+        let asked = plane.observed().certificates.len();
+        plane.faults().certificates(fault);
+        soon("renewals", plane.wait_for(|o| each_has_asked(o, asked, 1))).await;
+        load.more(5).await;
+    }
+    assert_eq!(load.stop().await, Vec::<String>::new());
+    path.client.logs("the answer of the CA is empty").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waypoint_without_a_certificate_is_not_ready() {
+    let istiod = Istiod::start(&echo()).await;
+    istiod.plane.faults().certificates(Certificates::Refuse(Code::Internal, "out of order".into()));
+    let waypoint = istiod.waypoint();
+    waypoint.logs("out of order").await;
+    eventually("only that is missing", async || {
+        let probe = waypoint.readiness().await;
+        probe.starts_with("HTTP/1.1 500") && probe.contains("certificate") && !probe.contains("state manager")
+    })
+    .await;
+    istiod.plane.faults().certificates(Certificates::Sign);
+    waypoint.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,11 @@
 use super::*;
 use crate::support::eventually;
 use bytes::Bytes;
+use cairn::proto::{
+    discovery::{Any, DeltaDiscoveryResponse, Resource},
+    workload::{Address, WorkloadStatus, address},
+};
+use prost::Message as _;
 
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 
@@ -57,6 +62,32 @@ async fn what_is_bad_is_refused_alone_and_what_is_good_is_served() {
     plane.put(Kind::Address, [("bad".into(), None)]);
     late.ready().await;
     assert_eq!(late.get(path.vip()).await.unwrap().text(), "echo-v1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_response_the_good_holds_and_the_bad_is_named() {
+    let path = Path::start().await;
+    let plane = &path.istiod.plane;
+    path.works().await;
+    let resource = |name: &str, value: Bytes| {
+        let resource = Some(Any { type_url: ADDRESS.into(), value });
+        Resource { name: name.into(), version: "1".into(), resource, ..Default::default() }
+    };
+    let uid = path.istiod.workload("echo-v1").uid.clone();
+    let mut down = Address::decode(plane.served(Kind::Address, &uid).unwrap()).unwrap();
+    let Some(address::Type::Workload(workload)) = &mut down.r#type else { panic!("{down:?}") };
+    workload.status = WorkloadStatus::Unhealthy.into();
+    let bad = Bytes::from_static(b"\xff");
+    let resources = vec![resource("bad", bad), resource(&uid, down.encode_to_vec().into()), resource("empty", Bytes::new())];
+    plane.say(&DeltaDiscoveryResponse { type_url: ADDRESS.into(), resources, ..Default::default() });
+    let seen = soon("NACKs", plane.wait_for(|o| o.nacks().len() >= 3)).await;
+    assert_eq!(path.get().await, Err("503 Service Unavailable".into()), "what was good of it is in force");
+    assert!(seen.nacks().iter().all(|reason| reason.starts_with("bad: ") && reason.contains("; empty: ")), "{:?}", seen.nacks());
+    // What nobody has asked for is passed over.
+    let acks = |o: &Observed| o.requests.iter().filter(|r| r.type_url == "something.else" && r.is_ack()).count();
+    plane.say(&DeltaDiscoveryResponse { type_url: "something.else".into(), ..Default::default() });
+    soon("ACKs", plane.wait_for(|o| acks(o) >= 3)).await;
+    assert_eq!(plane.observed().streams, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::{client::get, eventually};
 use bytes::Bytes;
-use cairn::{model, proto::security};
+use cairn::{model, proto::security, state::Change};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -94,13 +94,24 @@ async fn a_bad_policy_closes_its_scope_unless_there_was_a_good_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_in_force() {
     let path = Path::start().await;
-    let pod = path.istiod.workload("echo-v1");
+    let pod = &*path.istiod.workload("echo-v1");
+    // So many others change as well that it takes its time.
+    let change = |round: usize, health| {
+        let crowd = (0..2000).map(move |n| Workload {
+            uid: format!("Kubernetes//Pod/app/crowd-{n}").as_str().into(),
+            addresses: Vec::new(),
+            health: model::Health::Unhealthy,
+            canonical_revision: round.to_string().into(),
+            ..pod.clone()
+        });
+        let changes = crowd.chain([Workload { health, ..pod.clone() }]);
+        changes.map(|workload| Change::Upsert(workload.into())).collect::<Vec<_>>()
+    };
     path.works().await;
-    for _ in 0..5 {
-        let down = Workload { health: model::Health::Unhealthy, ..(*pod).clone() };
-        path.istiod.in_force(Kind::Address, 3, |istiod| istiod.upsert(down)).await;
+    for round in 0..4 {
+        path.istiod.in_force(Kind::Address, 3, |i| i.plane.apply(change(round, model::Health::Unhealthy))).await;
         assert_eq!(path.get().await, Err("503 Service Unavailable".into()));
-        path.istiod.in_force(Kind::Address, 3, |istiod| istiod.upsert((*pod).clone())).await;
+        path.istiod.in_force(Kind::Address, 3, |i| i.plane.apply(change(round, model::Health::Healthy))).await;
         path.works().await;
     }
 }

@@ -9,11 +9,15 @@ use cairn::{
 };
 use std::sync::Arc;
 
-/// What is in files: everything to `service`, and nobody to `/closed`.
+/// What is in files: everything to `service`, and nobody to `/closed`, nor to `/barred` by a policy for
+/// the Gateway, which is not among them.
 fn files(service_name: &str) -> String {
     let rules = format!("- backendRefs: [{{name: {service_name}, port: 80}}]");
-    let deny = "targetRefs: [{group: \"\", kind: Service, name: echo}]\naction: DENY\nrules: [{to: [{operation: {paths: [/closed]}}]}]";
-    namespace(NS) + &route(NS, "echo", "echo", &rules) + &policy(NS, "closed", deny)
+    let deny =
+        |target: &str, path: &str| format!("targetRefs: [{target}]\naction: DENY\nrules: [{{to: [{{operation: {{paths: [{path}]}}}}]}}]");
+    let closed = deny("{group: \"\", kind: Service, name: echo}", "/closed");
+    let barred = deny("{group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}", "/barred");
+    namespace(NS) + &route(NS, "echo", "echo", &rules) + &policy(NS, "closed", &closed) + &policy(NS, "barred", &barred)
 }
 
 fn split() -> String {
@@ -67,7 +71,7 @@ async fn routes_and_policies_are_of_files_and_the_rest_of_the_control_plane() {
     }
     assert_eq!(seen.keys().collect::<Vec<_>>(), ["echo-v1", "other-v1"]);
     assert!(seen.values().all(|count| *count > 5), "{seen:?}");
-    assert_eq!(both.get("/closed").await, "403");
+    assert_eq!((both.get("/closed").await, both.get("/barred").await), ("403".into(), "403".into()));
     both.waypoint.logs("ns[app]-policy[closed]-rule[0]").await;
 }
 

@@ -1,6 +1,7 @@
 //! Streams that are slow, end too early, or are not let in.
 
 use super::*;
+use crate::support::eventually;
 use tonic::Status;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,14 +39,16 @@ async fn streams_that_end_in_any_way_are_opened_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_token_is_shown_as_soon_as_it_is_there() {
-    let istiod = Istiod::start(&echo()).await;
-    let client = istiod.ztunnel("client-v1", "client", 20);
-    client.ready().await;
-    istiod.accept_only("another");
-    istiod.plane.end_streams(&Status::unavailable("closing"));
-    soon("the old token is refused", istiod.plane.wait_for(|o| o.refused > 0)).await;
-    let probe = client.readiness().await;
+    let path = Path::with(|options| Options { max_ttl: Duration::from_secs(6), ..options }).await;
+    let plane = &path.istiod.plane;
+    path.works().await;
+    path.istiod.accept_only("another");
+    plane.end_streams(&Status::unavailable("closing"));
+    soon("the old token is refused", plane.wait_for(|o| o.refused > 0)).await;
+    let probe = path.client.readiness().await;
     assert!(probe.starts_with("HTTP/1.1 200"), "it goes on with what it has: {probe}");
-    istiod.write_token("another");
-    soon("the new one is not", istiod.plane.wait_for(|o| o.open_streams == 1 && o.streams >= 2)).await;
+    path.istiod.write_token("another");
+    soon("the new one is not", plane.wait_for(|o| o.open_streams == 3 && o.streams >= 6)).await;
+    soon("nor by the CA", plane.wait_for(|o| o.certificates.iter().any(|c| c.token == "another"))).await;
+    eventually("it works", async || path.get().await.is_ok()).await;
 }

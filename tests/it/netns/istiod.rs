@@ -70,7 +70,17 @@ async fn nothing_starts_before_the_control_plane_has_told_of_everything() {
     let plane = world.control_plane();
     plane.serve(&world.mesh(NOTHING));
     Kind::ALL.into_iter().for_each(|kind| plane.faults().hold(kind));
+    // At first it does not even run.
+    soon("it stops", plane.stop()).await;
     let proxies = world.begin();
+    for proxy in &proxies {
+        eventually("readiness says what is missing", async || {
+            let said = proxy.readiness().await;
+            said.starts_with("HTTP/1.1 5") && said.contains("state manager") && said.contains("control plane: disconnected")
+        })
+        .await;
+    }
+    soon("it starts", plane.resume()).await;
     let asked = |kind: Kind| plane.wait_for(move |seen| seen.of(kind).map(|r| r.stream).collect::<BTreeSet<_>>().len() == 2);
     soon("both ask for addresses", asked(Kind::Address)).await;
     soon("both ask for policies", asked(Kind::Authorization)).await;
@@ -146,12 +156,13 @@ async fn pods_and_services_are_reached_as_the_control_plane_says() {
         .await;
     }
 
-    // A new pod, with a new identity.
+    // A new pod, with a new identity. The CNI knows it first, and its first connection waits.
     let new = world.pod(Spec::captured("new", 2).services(WEB));
     let new_app = Apps::start(&new);
-    plane.serve(&world.mesh(&web()));
     tokio::task::block_in_place(|| world.cni(2).add(&new)).unwrap();
-    arrives(&new, stays.at(COUNT)).await;
+    let waiting = new.connect(stays.at(COUNT)).await.unwrap();
+    plane.serve(&world.mesh(&web()));
+    assert_eq!(talk(waiting, b"four").await.unwrap(), b"4 bytes");
     eventually("the other node knows it", async || knows(&near, "new").await.is_some()).await;
     arrives(&client, new.at(COUNT)).await;
     eventually("it is an endpoint of the service", async || {
@@ -173,6 +184,34 @@ async fn pods_and_services_are_reached_as_the_control_plane_says() {
     load.more(10).await;
     assert_eq!(load.stop().await, [""; 0]);
     assert_eq!(plane.observed().nacks(), [""; 0]);
+    scraped(&client, &near, &far).await;
+}
+
+/// The node's own pod is reached through the mesh as well.
+async fn scraped(client: &Pod, near: &Proxy, far: &Proxy) {
+    let at = far.metrics_at(Family::V4);
+    let text = client.ask(at, "/metrics").await;
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("istio_build{"), "{text}");
+    let line = near.access("a scrape by HBONE", |a| a.get("dst.hbone_addr") == at.to_string()).await;
+    let own = "spiffe://cluster.local/ns/istio-system/sa/ztunnel";
+    assert!(line.has(&[("dst.identity", own), ("error", "")]), "{line:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_control_plane_can_be_stopped() {
+    let Some(mut world) = World::new() else { return };
+    let plane = world.control_plane();
+    plane.serve(&world.mesh(NOTHING));
+    plane.faults().hold(Kind::Address);
+    let [mut near, mut far] = world.begin();
+    soon("both ask", plane.wait_for(|seen| seen.open_streams == 2)).await;
+    soon("the other stays away", plane.stop()).await;
+    let begun = tokio::time::Instant::now();
+    for proxy in [&mut near, &mut far] {
+        proxy.signal("TERM");
+        assert!(soon("it ends", proxy.exit()).await.success(), "{}", proxy.output());
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "there is nothing to wait for: {:?}", begun.elapsed());
 }
 
 fn denying(account: &str) -> String {

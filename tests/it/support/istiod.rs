@@ -127,11 +127,11 @@ impl Istiod {
         self.plane.apply([Change::Remove(ResourceKey::Workload(workload.uid.clone()))])
     }
 
-    /// Makes a change of this type, and waits until so many have answered what they were told of it.
+    /// Makes a change of this type, in one response to each, and waits until so many have answered it.
     pub async fn in_force(&self, kind: Kind, answers: usize, change: impl FnOnce(&Self) -> usize) {
         let count = |o: &Observed| o.of(kind).filter(|r| r.is_ack() || r.is_nack()).count();
         let before = count(&self.plane.observed());
-        assert_eq!(change(self), 1, "one resource changes");
+        assert!(change(self) > 0, "something changes");
         soon("answers to a change", self.plane.wait_for(|o| count(o) >= before + answers)).await;
     }
 

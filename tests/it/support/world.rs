@@ -136,7 +136,9 @@ pub struct World {
     env: Vec<(Option<usize>, String, String)>,
     networks: BTreeMap<usize, &'static str>,
     proxies: usize,
-    /// Pods of ztunnels that are not started yet.
+    /// Pods of the first ztunnels.
+    first: Vec<Pod>,
+    /// Those that are not started yet.
     waiting: Vec<Pod>,
     resolver: Option<PathBuf>,
     /// Where processes run that live on a control plane, as in the containers of the stock charts.
@@ -162,6 +164,7 @@ impl World {
             env: Vec::new(),
             networks: BTreeMap::new(),
             proxies: 0,
+            first: Vec::new(),
             waiting: Vec::new(),
             resolver: None,
             image: None,
@@ -298,9 +301,10 @@ impl World {
     pub fn mesh(&mut self, services_and_policies: &str) -> String {
         // The mesh knows the first ztunnels, as it would in a cluster.
         if self.proxies == 0 {
-            self.waiting = NODES.map(|node| self.ztunnel_pod(node)).into();
+            self.first = NODES.map(|node| self.ztunnel_pod(node)).into();
+            self.waiting = self.first.clone();
         }
-        let own: String = self.waiting.iter().map(|pod| self.workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
+        let own: String = self.first.iter().map(|pod| self.workload(pod, "istio-system", "HBONE", "Healthy", "", "")).collect();
         self.workloads() + &own + services_and_policies
     }
 

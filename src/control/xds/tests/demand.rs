@@ -42,6 +42,10 @@ fn subscribe(subscribed: &[&str]) -> Subscriptions {
     Subscriptions { subscribe: names(subscribed), ..Subscriptions::default() }
 }
 
+fn unsubscribe(given_up: &[&str]) -> Subscriptions {
+    Subscriptions { unsubscribe: names(given_up), ..Subscriptions::default() }
+}
+
 #[test]
 fn keys_are_named_as_resources_are() {
     let service = ServiceKey { namespace: "shop".into(), hostname: Hostname::new("Cart.Example.") };
@@ -95,6 +99,7 @@ async fn an_old_answer_is_asked_for_again_while_there_is_somebody_to_ask() {
     old().await;
     let mut again = pin!(demand.fetch(pod_key("a")));
     assert!(again.as_mut().now_or_never().is_none());
+    assert_eq!(untold(&asked), unsubscribe(&["a"]), "of a name that it knows the server would say nothing");
     assert_eq!(untold(&asked), subscribe(&["a"]));
     asked.disconnected();
     again.now_or_never().expect("what was known must do");
@@ -108,13 +113,16 @@ async fn an_old_answer_is_asked_for_again_while_there_is_somebody_to_ask() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_client_that_is_gone() {
+async fn a_client_that_is_gone_answers_nothing() {
     let (demand, asked) = connected();
     let mut waiting = pin!(demand.fetch(pod_key("a")));
     assert!(waiting.as_mut().now_or_never().is_none());
+    assert!(demand.fetch(pod_key("known")).now_or_never().is_none());
+    asked.answered(&owned(&["known"]), true);
     drop(asked);
-    waiting.now_or_never().unwrap();
-    demand.fetch(pod_key("b")).now_or_never().unwrap();
+    assert!(waiting.as_mut().now_or_never().is_none(), "who would go on now might go around a waypoint");
+    assert!(demand.fetch(pod_key("b")).now_or_never().is_none());
+    demand.fetch(pod_key("known")).now_or_never().expect("what was known must do");
     let (demand, _asked) = demand::new(false);
     assert!(!demand.is_on());
     demand.fetch(pod_key("a")).now_or_never().unwrap();
@@ -133,9 +141,10 @@ async fn what_was_not_found_is_given_up_when_there_is_too_much_of_it() {
     asked.answered(&owned(&["4"]), false);
     assert!(demand.fetch(pod_key("y")).now_or_never().is_none());
     assert!(demand.fetch(pod_key("1")).now_or_never().is_none(), "as if never asked for");
-    let mut changes = untold(&asked);
-    changes.unsubscribe.sort();
-    assert_eq!(changes, Subscriptions { subscribe: names(&["y", "1"]), unsubscribe: names(&["0", "2"]) });
+    let mut given_up = untold(&asked);
+    given_up.unsubscribe.sort();
+    assert_eq!(given_up, unsubscribe(&["0", "1", "2"]));
+    assert_eq!(untold(&asked), subscribe(&["y", "1"]), "and that only after the name was given up");
     assert_eq!(asked.all().len(), 16_384 - 3 + 2, "neither those that were found nor answers that are new");
 }
 
@@ -186,7 +195,7 @@ async fn a_demand_is_answered_once_the_resource_is_in_force() {
 }
 
 #[tokio::test]
-async fn a_demand_is_answered_by_a_removal_and_by_a_rejection() {
+async fn a_demand_is_answered_by_a_removal_and_not_by_a_rejection() {
     let (_server, mut running, mut stream) = synced().await;
     let absent = fetch(&running, address_key("192.0.2.1"));
     stream.request().await;
@@ -198,8 +207,12 @@ async fn a_demand_is_answered_by_a_removal_and_by_a_rejection() {
     stream.request().await;
     stream.send(&response(ADDRESS, "n2", vec![bad_pod("bad", "1")], &[]));
     assert_eq!(rejected_names(&running.apply().await.1), ["bad"]);
-    within(rejected).await.unwrap();
     assert!(stream.request().await.error_detail.is_some());
+    assert!(!rejected.is_finished(), "it is there, but what it is nobody knows: not the same as not there");
+    stream.send(&response(ADDRESS, "n2b", vec![pod("bad", "2")], &[]));
+    running.apply().await;
+    within(rejected).await.unwrap();
+    stream.request().await;
     let spelt_otherwise = fetch(&running, Key::Hostname(ServiceKey { namespace: "shop".into(), hostname: Hostname::new("cart.example") }));
     stream.request().await;
     stream.send(&response(ADDRESS, "n3", vec![service_as("shop/Cart.Example", "Cart.Example", "1")], &[]));

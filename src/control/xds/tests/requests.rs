@@ -1,23 +1,26 @@
 //! What is said when much is to be said.
 
 use super::{
-    super::requests::{self, Opening, detail},
+    super::requests::{self, detail},
     *,
 };
-use crate::{model::Name, proto::discovery::DeltaDiscoveryRequest};
+use crate::{
+    model::{Name, ResourceKey},
+    proto::discovery::DeltaDiscoveryRequest,
+};
 
 const NODE: Node = Node { id: String::new(), metadata: prost_types::Struct { fields: BTreeMap::new() } };
 
 fn full(types: Types) -> Resources {
-    let mut all = Resources::new(decode_config(), types.on_demand);
+    let mut all = Resources::new(decode_config(), types);
     read(&mut all, &response(ADDRESS, "n", (0..10).map(|i| pod(&format!("pod-{i}"), "1")).collect(), &[]));
     all
 }
 
-fn opened(all: &mut Resources, types: Types, demanded: &[&str], limit: usize) -> (Vec<DeltaDiscoveryRequest>, Vec<ResourceType>) {
+fn opened(all: &mut Resources, types: Types, demanded: &[&str], limit: usize) -> Vec<DeltaDiscoveryRequest> {
     let demanded: Vec<Name> = demanded.iter().map(|&name| name.into()).collect();
-    let Opening { requests, untold } = requests::opening_within(all, types, &NODE, &demanded, limit);
-    (requests.into_iter().map(|request| DeltaDiscoveryRequest::decode(request).unwrap()).collect(), untold)
+    let requests = requests::opening_within(all, types, &NODE, &demanded, limit);
+    requests.into_iter().map(|request| DeltaDiscoveryRequest::decode(request).unwrap()).collect()
 }
 
 fn sorted(mut names: Vec<String>) -> Vec<String> {
@@ -28,38 +31,50 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 #[test]
 fn what_is_in_force_is_told_as_long_as_it_fits() {
     let mut all = full(ALL);
-    let size = 10 * ("pod-0".len() + "1".len() + 16);
-    let (requests, untold) = opened(&mut all, ALL, &[], size + 1);
-    assert_eq!((requests[0].initial_resource_versions.len(), untold.len()), (10, 0));
-    assert!(requests[0].encoded_len() < size, "the estimate is not below the truth");
-    let (requests, untold) = opened(&mut all, ALL, &[], size);
-    assert_eq!((requests[0].initial_resource_versions.len(), untold), (0, vec![ResourceType::Address]));
+    let size = 10 * ("pod-0".len() + "1".len() + 10);
+    let requests = opened(&mut all, ALL, &[], size + 1);
+    assert_eq!(requests[0].initial_resource_versions.len(), 10);
+    let entries = DeltaDiscoveryRequest { initial_resource_versions: requests[0].initial_resource_versions.clone(), ..Default::default() };
+    assert!(entries.encoded_len() < size, "the estimate is not below the truth");
+    let requests = opened(&mut all, ALL, &[], size);
+    assert_eq!(requests[0].initial_resource_versions.len(), 0);
     assert_eq!(requests.len(), 2, "policies, of which there are none, are another matter");
 }
 
 #[test]
-fn what_a_stream_has_not_listed_is_asked_for_by_name() {
+fn an_answer_to_whoever_said_nothing_is_everything() {
     let mut all = full(ALL);
     opened(&mut all, ALL, &[], 1);
-    // Listed, although not taken, and removed: of neither is there anything to ask.
+    // Listed, although not taken, and removed: both are told of.
     let listed = (0..6).map(|i| pod(&format!("pod-{i}"), "2")).chain([bad_pod("pod-6", "2")]).collect();
-    read(&mut all, &response(ADDRESS, "n", listed, &["pod-7"]));
-    let asked = requests::unlisted(&mut all, ResourceType::Address);
-    assert_eq!(asked.len(), 1);
-    let asked = DeltaDiscoveryRequest::decode(asked[0].clone()).unwrap();
-    assert_eq!(sorted(asked.resource_names_subscribe), ["pod-8", "pod-9"]);
-    assert!(requests::unlisted(&mut all, ResourceType::Authorization).is_empty());
+    let batch = read(&mut all, &response(ADDRESS, "n", listed, &["pod-7"]));
+    let removed = batch.changes.iter().filter_map(|change| match change {
+        Change::Remove(ResourceKey::Workload(uid)) => Some(uid.to_string()),
+        Change::Remove(_) | Change::Upsert(_) => None,
+    });
+    assert_eq!(sorted(removed.collect()), ["pod-7", "pod-8", "pod-9"]);
+    let batch = read(&mut all, &response(ADDRESS, "n", vec![pod("pod-0", "3")], &[]));
+    assert_eq!(batch.changes.len(), 1, "the next one is a change again");
+    opened(&mut all, ALL, &[], 4096);
+    let batch = read(&mut all, &response(ADDRESS, "n", vec![], &[]));
+    assert_eq!(batch.changes, [], "who was told what we have says what is other");
+}
+
+#[test]
+fn what_was_not_subscribed_to_is_none_of_ours() {
+    let mut all = Resources::new(decode_config(), Types { authorization: false, on_demand: false });
+    let response = response(AUTHORIZATION, "n", vec![], &["shop/rules"]);
+    assert_eq!(all.read(response.encode_to_vec().into()).unwrap().what, None);
 }
 
 #[test]
 fn on_demand_names_go_out_in_parts_when_they_do_not_fit() {
     let mut all = full(ON_DEMAND);
-    let (requests, untold) = opened(&mut all, ON_DEMAND, &["x", "y"], 4096);
-    assert_eq!((requests.len(), untold.len()), (2, 0));
+    let requests = opened(&mut all, ON_DEMAND, &["x", "y"], 4096);
+    assert_eq!(requests.len(), 2);
     assert_eq!(requests[0].resource_names_subscribe, ["*", "x", "y"]);
     assert_eq!(requests[0].initial_resource_versions.len(), 12);
-    let (requests, untold) = opened(&mut all, ON_DEMAND, &["x", "y"], 100);
-    assert_eq!(untold, [], "each name is answered by itself");
+    let requests = opened(&mut all, ON_DEMAND, &["x", "y"], 50);
     let (first, rest) = requests.split_first().unwrap();
     assert!(first.node.is_some() && first.initial_resource_versions.is_empty());
     assert_eq!(first.resource_names_subscribe[0], "*");

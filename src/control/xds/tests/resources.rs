@@ -3,7 +3,7 @@
 use super::*;
 
 fn resources() -> Resources {
-    Resources::new(decode_config(), false)
+    Resources::new(decode_config(), ALL)
 }
 
 /// What a response does to `resources`: changes, and who is rejected.

@@ -1,7 +1,10 @@
 //! Certificates of the node's pods: asked for before they are needed, forgotten when nobody is left.
 
 use super::*;
-use cairn::{demo::control_plane::Observed, model::Identity};
+use cairn::{
+    demo::control_plane::{Certificates, Observed},
+    model::Identity,
+};
 use std::time::Duration;
 
 /// How often an account of `app` was asked for.
@@ -59,4 +62,54 @@ async fn certificates_come_before_traffic_and_go_with_the_last_pod() {
     eventually("the other node knows it", async || knows(&near, "back").await.is_some()).await;
     arrives(&client, back.at(COUNT)).await;
     assert_eq!(asked(&plane.observed(), "client"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_waits_for_the_first_certificate_and_is_refused_without_one() {
+    let Some(mut world) = World::new() else { return };
+    let server = world.pod(Spec::captured("server", 2));
+    let app = Apps::start(&server);
+    let plane = world.control_plane();
+    plane.serve(&world.mesh(NOTHING));
+    let [near, _far] = world.start_proxies().await;
+    let begin = |plane: &crate::support::Plane, world: &mut World, name| {
+        let pod = world.pod(Spec::captured(name, 1));
+        plane.serve(&world.mesh(NOTHING));
+        tokio::task::block_in_place(|| world.cni(1).add(&pod)).unwrap();
+        pod
+    };
+
+    plane.faults().certificates(Certificates::Hold);
+    let slow = begin(&plane, &mut world, "slow");
+    soon("it is asked for", plane.wait_for(|seen| asked(seen, "slow") == 1)).await;
+    let waiting = slow.connect(server.at(COUNT)).await.unwrap();
+    let waiting = tokio::spawn(async move { talk(waiting, b"four").await });
+    // Once more, by another connection: nobody asks twice.
+    let second = slow.connect(server.at(COUNT)).await.unwrap();
+    assert_eq!((asked(&plane.observed(), "slow"), app.connections(COUNT)), (1, 0));
+    assert!(!waiting.is_finished());
+    plane.faults().certificates(Certificates::Sign);
+    assert_eq!(soon("an answer", waiting).await.unwrap().unwrap(), b"4 bytes");
+    assert_eq!(talk(second, b"four").await.unwrap(), b"4 bytes");
+    assert_eq!(asked(&plane.observed(), "slow"), 1);
+
+    // Somebody else's certificate is none.
+    plane.faults().certificates(Certificates::For(identity("slow")));
+    let wronged = begin(&plane, &mut world, "wronged");
+    eventually("the node knows it", async || knows(&near, "wronged").await.is_some()).await;
+    let before = app.connections(COUNT);
+    let refused = refusal(&wronged, server.at(COUNT)).await;
+    assert!(is_cut(&refused), "{refused:?}");
+    assert_eq!(app.connections(COUNT), before, "neither as somebody else nor in plaintext");
+    let labels = [("response_flags", "IDENTITY_ERROR"), ("source_workload", "wronged-deploy")];
+    let failed = async || near.metrics().await.sum("istio_tcp_connections_failed_total", &labels) >= 1.0;
+    eventually("it is counted", failed).await;
+    plane.faults().certificates(Certificates::Sign);
+    eventually("it is tried again", async || {
+        let Ok(stream) = wronged.connect(server.at(COUNT)).await else { return false };
+        talk(stream, b"four").await.is_ok_and(|answer| answer == b"4 bytes")
+    })
+    .await;
+    let line = near.access("as itself", |a| a.get("src.workload") == "wronged" && a.get("error").is_empty()).await;
+    assert_eq!(line.get("src.identity"), identity("wronged").to_string(), "{line:?}");
 }

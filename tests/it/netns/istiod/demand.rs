@@ -108,6 +108,15 @@ async fn the_first_connection_learns_where_it_goes() {
         more_app.connections(COUNT) > 0
     })
     .await;
+
+    // A pod of which the CNI tells before the control plane knows it.
+    let early = world.pod(Spec::captured("early", 1));
+    tokio::task::block_in_place(|| world.cni(1).add(&early)).unwrap();
+    soon("it is asked for", plane.wait_for(|seen| is_asked(seen, &own("early")))).await;
+    let waiting = early.connect(by_address.at(COUNT)).await.unwrap();
+    plane.serve(&world.mesh(&services));
+    assert_eq!(talk(waiting, b"four").await.unwrap(), b"4 bytes");
+    scraped(&client, &near, &far).await;
 }
 
 /// Sends to a connection whose fate is not decided yet.
