@@ -69,16 +69,16 @@ impl Large {
             health: if version.is_multiple_of(2) { Health::Healthy } else { Health::Unhealthy },
             labels: Labels::from([("app".into(), app.as_str().into())]),
             canonical_name: app.as_str().into(),
-            canonical_revision: "v1".into(),
+            canonical_revision: format!("v{version}").into(),
             workload_name: app.as_str().into(),
             l4: WorkloadL4 { services: vec![(key(service), vec![(80, 8080), (9090, 9090)])], ..WorkloadL4::default() },
             ..plain(&namespace)
         }))
     }
 
-    /// A service: every second version has one more port.
+    /// A service: each version but the first leads elsewhere by one port.
     pub fn service(self, number: usize, version: usize) -> Change {
-        let more = (version % 2 == 1).then(|| port("admin", 8443, 8443, AppProtocol::Tcp));
+        let more = (version > 0).then(|| port("admin", 8443, 20_000 + (version % 10_000) as u16, AppProtocol::Tcp));
         let ports = [port("http", 80, 8080, AppProtocol::Http), port("metrics", 9090, 9090, AppProtocol::Tcp)];
         let vip = Ipv4Addr::from((172 << 24) + (16 << 16) + number as u32 + 1);
         let waypoint = if number < self.bound { bound() } else { WaypointBinding::None };
