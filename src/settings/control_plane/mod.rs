@@ -28,7 +28,7 @@ use values::{
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Control plane")]
 pub struct ControlPlaneArgs {
-    /// The server of the mesh (xDS): [https://]HOST[:PORT], or off. A ztunnel asks it when the mesh
+    /// The server of the mesh (xDS): HOST:PORT, with https:// or without, or off. A ztunnel asks it when the mesh
     /// is described nowhere else (by default istiod), a waypoint when this is set, or when there are
     /// no manifests and it runs on Kubernetes
     #[arg(long, value_name = "ADDR", env = "XDS_ADDRESS")]
@@ -40,7 +40,7 @@ pub struct ControlPlaneArgs {
     /// Another name that its certificate may be for
     #[arg(long, value_name = "NAME", value_parser = server_name, env = "ALT_XDS_HOSTNAME")]
     pub alt_xds_hostname: Option<ServerName<'static>>,
-    /// A header of every call to it; may be given several times [env: XDS_HEADER_<NAME>]
+    /// A header of every call to it; may be given several times (env: XDS_HEADER_NAME)
     #[arg(long = "xds-header", value_name = "NAME=VALUE", value_parser = header)]
     pub xds_headers: Vec<Header>,
     /// The server that signs certificates, as above; by default istiod. A waypoint asks the one of
@@ -53,7 +53,7 @@ pub struct ControlPlaneArgs {
     /// Another name that its certificate may be for
     #[arg(long, value_name = "NAME", value_parser = server_name, env = "ALT_CA_HOSTNAME")]
     pub alt_ca_hostname: Option<ServerName<'static>>,
-    /// A header of every call to it; may be given several times [env: CA_HEADER_<NAME>]
+    /// A header of every call to it; may be given several times (env: CA_HEADER_NAME)
     #[arg(long = "ca-header", value_name = "NAME=VALUE", value_parser = header)]
     pub ca_headers: Vec<Header>,
     /// The token that both servers are shown: a file if it begins with / or ./ (read at each call),
@@ -77,10 +77,10 @@ pub struct ControlPlaneArgs {
     /// Rules for cryptography that must be kept: pqc (key exchange that withstands quantum computers)
     #[arg(long, value_name = "POLICY", value_parser = compliance_policy, env = "COMPLIANCE_POLICY")]
     pub compliance_policy: Option<CompliancePolicy>,
-    /// Tell the control plane this of the proxy; may be given several times [env: ISTIO_META_<KEY>]
+    /// Tell the control plane this of the proxy; may be given several times (env: ISTIO_META_KEY)
     #[arg(long, value_name = "KEY=VALUE", value_parser = metadata)]
     pub meta: Vec<(String, String)>,
-    /// The same with a value in JSON [env: ISTIO_METAJSON_<KEY>]
+    /// The same with a value in JSON (env: ISTIO_METAJSON_KEY)
     #[arg(long, value_name = "KEY=JSON", value_parser = json_metadata)]
     pub meta_json: Vec<(String, serde_json::Value)>,
 }
