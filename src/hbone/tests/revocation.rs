@@ -3,10 +3,8 @@
 use super::*;
 use crate::transport::{
     Revocation, TlsError,
-    tls::{Revoked, Standing},
+    tls::{Revoked, Standing, fixture::revoking},
 };
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
-use time::OffsetDateTime;
 
 /// Lists that a test writes.
 struct Lists {
@@ -23,23 +21,7 @@ impl Lists {
 
     /// In force once this returns.
     fn revoke(&self, ca: &Ca, cert: &WorkloadCert) {
-        let now = OffsetDateTime::now_utc();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&cert.chain()[0]).unwrap();
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from_slice(parsed.raw_serial()),
-            revocation_time: now,
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: now,
-            next_update: now + time::Duration::hours(1),
-            crl_number: 1.into(),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        std::fs::write(self.file.path(), list.signed_by(&ca.issuer).unwrap().pem().unwrap()).unwrap();
+        std::fs::write(self.file.path(), revoking(&ca.issuer, cert)).unwrap();
         assert!(self.revocation.reload().unwrap());
     }
 

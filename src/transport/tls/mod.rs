@@ -180,4 +180,6 @@ fn peer_identities(connection: &CommonState) -> Vec<Identity> {
 }
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;

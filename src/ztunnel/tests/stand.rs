@@ -12,7 +12,6 @@ use crate::{
     transport::{Accepted, CertFuture, CertSource, TlsError, WorkloadCert, listener, tls},
     ztunnel::{Config, Listeners, Local, Ztunnel},
 };
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -22,7 +21,6 @@ use std::{
     },
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -148,23 +146,7 @@ impl Stand {
 
     /// A list that revokes a certificate, in PEM.
     pub(super) fn revokes(&self, cert: &WorkloadCert) -> String {
-        let now = OffsetDateTime::now_utc();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&cert.chain()[0]).unwrap();
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from_slice(parsed.raw_serial()),
-            revocation_time: now,
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: now,
-            next_update: now + time::Duration::hours(1),
-            crl_number: 1.into(),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(self.ca.issuer()).unwrap().pem().unwrap()
+        tls::fixture::revoking(self.ca.issuer(), cert)
     }
 
     /// Starts the proxy of a pod with the certificate of another, and with a listener that stands

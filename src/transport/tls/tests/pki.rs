@@ -1,13 +1,10 @@
 //! Certificates, also such as nobody should accept.
 
 use super::{
-    super::{WorkloadCert, policy},
+    super::{WorkloadCert, fixture, policy},
     CLIENT,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    RevokedCertParams, SanType, SerialNumber,
-};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
     sign::CertifiedKey,
@@ -41,23 +38,7 @@ impl Pki {
 
     /// A list that revokes a certificate.
     pub(super) fn revokes(&self, cert: &WorkloadCert) -> String {
-        let now = OffsetDateTime::now_utc();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&cert.chain()[0]).unwrap();
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from_slice(parsed.raw_serial()),
-            revocation_time: now,
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: now,
-            next_update: now + time::Duration::hours(1),
-            crl_number: 1.into(),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+        fixture::revoking(&self.issuer, cert)
     }
 
     pub(super) fn cert(&self, params: &CertificateParams) -> WorkloadCert {
